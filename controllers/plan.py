@@ -1,0 +1,70 @@
+"""A plan, which a controller queries by time, and the planners' protocol."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from .problem import Problem
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Controls over a horizon, from `time` on.
+
+    Attributes:
+        time: when the first control begins [s].
+        dt: each control lasts [s].
+        controls: (H, nu).
+        cost: of `controls`, as predicted.
+        prediction: readings (E, H+1, ny) under `controls`, or None.
+        candidates: readings (n, H+1, ny) of some of the candidates tried last, for viewers, or None.
+        candidate_costs: their costs (n,).
+        stats: numbers about the search, by name: `evaluations`, `iterations`, ...
+        memory: what the planner carries to its next plan beside the controls.
+    """
+
+    time: float
+    dt: float
+    controls: np.ndarray
+    cost: float = np.nan
+    prediction: np.ndarray | None = None
+    candidates: np.ndarray | None = None
+    candidate_costs: np.ndarray | None = None
+    stats: Mapping[str, float] = field(default_factory=dict)
+    memory: object = None
+
+    @property
+    def end(self) -> float:
+        """When the last control ends [s]."""
+        return self.time + self.dt * len(self.controls)
+
+    def step_at(self, t: float) -> int:
+        """Index of the control in force at `t` [s], before clipping to the plan's range."""
+        # Clocks sum up dt in floating point: a time just below a step's beginning belongs to that step.
+        return int(np.floor((t - self.time) / self.dt + 1e-6))
+
+    def control(self, t: float) -> np.ndarray:
+        """The control (nu,) in force at `t` [s]; the first or last one outside the plan's range."""
+        return self.controls[min(max(self.step_at(t), 0), len(self.controls) - 1)].copy()
+
+    def shifted(self, t: float, horizon: int) -> np.ndarray:
+        """The controls (horizon, nu) from `t` [s] on, the last one held beyond the plan's end."""
+        first = max(self.step_at(t), 0)
+        index = np.minimum(np.arange(first, first + horizon), len(self.controls) - 1)
+        return self.controls[index]
+
+
+class Planner(Protocol):
+    """Searches for a plan.
+
+    `horizon` is what the planner's settings ask for, and `replan` after how many control steps a new plan is made.
+    """
+
+    horizon: int
+    replan: int
+
+    def plan(self, problem: Problem, warm: Plan | None, rng: np.random.Generator) -> Plan:
+        """A plan for `problem`, begun from the plan `warm` shifted in time, if there is one."""
+        ...

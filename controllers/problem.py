@@ -1,0 +1,62 @@
+"""What a planner solves: minimise, over candidate controls, the risk of the summed terms along the rollout."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from ..robots.task import Task
+from ..sim.interface import Dynamics, Rollout, State
+from .risk import Risk, across_members
+
+
+@dataclass
+class Problem:
+    """One planning problem, from `state`, over `horizon` control steps.
+
+    Attributes:
+        dynamics: predict.
+        task: whose terms are summed.
+        state: where the plan begins.
+        horizon: number of control steps.
+        rng: the randomness of stochastic dynamics.
+        risk, level: across ensemble members, see `risk.across_members`.
+        evaluations: number of candidates evaluated so far.
+        last: the last rollout; belongs to the dynamics, see `Rollout`.
+    """
+
+    dynamics: Dynamics
+    task: Task
+    state: State
+    horizon: int
+    rng: np.random.Generator
+    risk: Risk = "mean"
+    level: float = 0.5
+    evaluations: int = field(default=0, init=False)
+    last: Rollout | None = field(default=None, init=False, repr=False)
+
+    @cached_property
+    def limits(self) -> np.ndarray:
+        """Control limits (2, nu) to sample within: actuators without limits count as limited to -1 and 1."""
+        limits = self.task.robot.control_limits
+        return np.where(np.isfinite(limits), limits, np.array([[-1.0], [1.0]]))
+
+    @cached_property
+    def times(self) -> np.ndarray:
+        """Time [s] of the readings after each control, (H,)."""
+        return self.state.time + self.task.robot.dt * np.arange(1, self.horizon + 1)
+
+    def rollout(self, controls: np.ndarray) -> Rollout:
+        """Predicts under candidates `controls` (N, H, nu)."""
+        self.evaluations += len(controls)
+        self.last = self.dynamics.rollout(self.state, controls, self.rng)
+        return self.last
+
+    def cost(self, controls: np.ndarray) -> np.ndarray:
+        """Cost (N,) of candidates `controls` (N, H, nu); infinite where the prediction broke down."""
+        rollout = self.rollout(controls)
+        y, u = rollout.y[:, :, 1:], controls[None]
+        costs = self.task.cost(y, u, self.times).sum(-1)
+        costs = costs + self.task.terminal_cost(y[:, :, -1], u[:, :, -1], self.times[-1])
+        costs = np.where(rollout.valid & np.isfinite(costs), costs, np.inf)
+        return across_members(costs, self.risk, self.level)

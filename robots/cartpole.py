@@ -1,0 +1,66 @@
+"""Cart-pole: a pole hinged on a cart that a motor drives along a rail (Barto, Sutton and Anderson, 1983)."""
+
+import functools
+
+import numpy as np
+
+from .arrays import Array, entry, namespace
+from .layout import Reading, View
+from .rewards import tolerance
+from .suite import suite_spec, suite_start
+from .task import Robot, Task, Term
+
+ROBOT = Robot(
+    name="cartpole",
+    build=functools.partial(suite_spec, "cartpole"),
+    readings=(
+        Reading.qpos("cart", 0),  # [m]
+        Reading.qpos("pole", 1),  # [rad], 0 is upright
+        Reading.qvel("cart_velocity", 0),
+        Reading.qvel("pole_velocity", 1),
+    ),
+    dt=0.01,
+)
+
+
+def smooth_reward(y: View, u: Array) -> Array:
+    """dm_control's dense reward: upright, centred, with a small control and a slow pole."""
+    xp = namespace(y.pole)
+    upright = (xp.cos(y.pole) + 1.0) / 2.0
+    centred = (1.0 + tolerance(y.cart, margin=2.0)) / 2.0
+    small_control = (4.0 + tolerance(entry(u, 0), margin=1.0, value_at_margin=0.0, sigmoid="quadratic")) / 5.0
+    small_velocity = (1.0 + tolerance(y.pole_velocity, margin=5.0)) / 2.0
+    return upright * small_velocity * small_control * centred
+
+
+def sparse_reward(y: View, u: Array) -> Array:
+    """dm_control's sparse reward: 1 within 0.25 m of the centre and 0.1 rad of upright."""
+    xp = namespace(y.pole)
+    return tolerance(y.cart, (-0.25, 0.25)) * tolerance(xp.cos(y.pole), (0.995, 1.0))
+
+
+def _missing_reward(y: View, u: Array, t: Array) -> Array:
+    return 1.0 - smooth_reward(y, u)[..., None]
+
+
+def _task(name: str, score) -> Task:
+    return Task(
+        name=f"cartpole-{name}",
+        robot=ROBOT,
+        score=score,
+        terms=(Term("reward", _missing_reward),),  # a sparse reward plans badly: both plan on the dense one
+        start=suite_start("cartpole", name),
+        duration=10.0,
+        goal=lambda y: np.cos(y.pole) > 0.95,
+    )
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        _task("balance", smooth_reward),
+        _task("balance_sparse", sparse_reward),
+        _task("swingup", smooth_reward),
+        _task("swingup_sparse", sparse_reward),
+    )
+}

@@ -1,0 +1,67 @@
+"""What the robots from dm_control's suite share: their shipped models and their start states."""
+
+import functools
+import importlib
+import os
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from .task import Parameter, Start
+
+
+def control_suite() -> Any:
+    """The module `dm_control.suite`, imported without an OpenGL context (which fails where there is no display)."""
+    before = os.environ.get("MUJOCO_GL")
+    if before is None:
+        os.environ["MUJOCO_GL"] = "disable"
+    try:
+        return importlib.import_module("dm_control.suite")
+    finally:
+        if before is None:
+            del os.environ["MUJOCO_GL"]
+
+
+def suite_spec(domain: str) -> mujoco.MjSpec:
+    """dm_control's model of `domain` (its `get_model_and_assets`) as an editable spec."""
+    control_suite()
+    module = importlib.import_module(f"dm_control.suite.{domain}")
+    return spec_from(*module.get_model_and_assets())
+
+
+def spec_from(xml: str | bytes, assets: Mapping[str, bytes]) -> mujoco.MjSpec:
+    """A spec of `xml`, whose includes and meshes are read from `assets`."""
+    text = xml.decode() if isinstance(xml, bytes) else xml
+    return mujoco.MjSpec.from_string(text, include=dict(assets))
+
+
+def suite_start(domain: str, task: str, parameters: tuple[Parameter, ...] = ()) -> Callable[[np.random.Generator], Start]:
+    """Start states of dm_control's `domain`-`task`, drawn by dm_control's own `initialize_episode`."""
+
+    def start(rng: np.random.Generator) -> Start:
+        with _lock:
+            env = _environment(domain, task)
+            env.task._random = np.random.RandomState(rng.integers(2**32))
+            env.reset()
+            model, data = env.physics.model.ptr, env.physics.data.ptr
+            return Start(data.qpos.copy(), data.qvel.copy(), tuple(parameter_value(model, p).copy() for p in parameters))
+
+    return start
+
+
+def parameter_value(model: mujoco.MjModel, parameter: Parameter) -> np.ndarray:
+    """The entries of `model` that `parameter` names, a view."""
+    kind, _ = parameter.array.split("_", 1)
+    row = getattr(model, kind)(parameter.object).id
+    return np.atleast_1d(getattr(model, parameter.array)[row])
+
+
+_lock = threading.Lock()
+
+
+@functools.cache
+def _environment(domain: str, task: str) -> Any:
+    return control_suite().load(domain, task, task_kwargs={"random": 0})

@@ -1,0 +1,194 @@
+"""What is controlled and what is wanted of it: robots, tasks, and the terms that planners minimise.
+
+A planner minimises, over a horizon of H control steps from the state with readings y_0,
+
+    J(U) = sum_{k=0}^{H-1} l(y_{k+1}, u_k, t_{k+1}) + phi(y_H, u_{H-1}, t_H)
+    l = sum_i weight_i * norm_i(residual_i),    phi = sum_i terminal_weight_i * norm_i(residual_i)
+
+so that a step's cost, like dm_control's reward for it, sees the control together with the state it led to.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import mujoco
+import numpy as np
+
+from .arrays import Array
+from .layout import Layout, Reading, View
+
+Norm = Callable[[Array], Array]
+
+
+def total(r: Array) -> Array:
+    """Sum of the residual's entries, (..., k) -> (...): for residuals that are costs already."""
+    return r[..., 0] if r.shape[-1] == 1 else r.sum(-1)
+
+
+def quadratic(r: Array) -> Array:
+    """Half the squared length, (..., k) -> (...)."""
+    return 0.5 * (r * r).sum(-1)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of the cost, by name.
+
+    Attributes:
+        residual: (readings (..., ny) seen by name, u (..., nu), t [s]) -> (..., k).
+        norm: (..., k) -> (...).
+        weight: of every step of the horizon.
+        terminal_weight: added at the horizon's last step.
+    """
+
+    name: str
+    residual: Callable[[View, Array, Array], Array]
+    norm: Norm = total
+    weight: float = 1.0
+    terminal_weight: float = 0.0
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A model field that a task draws at its start, such as a target's place: `array[object]` of the MuJoCo model.
+
+    `array` names an array of `mujoco.MjModel` with one row per object (`geom_pos`, `site_pos`, `body_quat`, ...).
+    """
+
+    array: str
+    object: str
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where an episode begins: qpos (nq,), qvel (nv,), and the values of the robot's parameters, in their order."""
+
+    qpos: np.ndarray
+    qvel: np.ndarray
+    parameters: tuple[np.ndarray, ...] = ()
+
+
+@dataclass(frozen=True)
+class Robot:
+    """What is controlled: a model, its readings, its control period.
+
+    Attributes:
+        build: makes a fresh MuJoCo spec, without sensors; None for a robot that only its simulator knows.
+        readings: what the sensors report.
+        dt: control period [s]; a whole number of the model's time steps.
+        parameters: model fields that tasks draw at the start of an episode; they are part of the state.
+        limits: control limits (2, nu), read from the model's actuators unless given.
+    """
+
+    name: str
+    build: Callable[[], mujoco.MjSpec] | None
+    readings: tuple[Reading, ...]
+    dt: float
+    parameters: tuple[Parameter, ...] = ()
+    limits: np.ndarray | None = None
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where each reading lies in `y`."""
+        return Layout(self.readings)
+
+    def spec(self) -> mujoco.MjSpec:
+        """A fresh spec with one sensor per sensed reading, in the readings' order, and no other.
+
+        Raises:
+            ValueError: the robot has no MuJoCo model.
+        """
+        if self.build is None:
+            raise ValueError(f"robot {self.name!r} has no MuJoCo model; only its own simulator knows it")
+        spec = self.build()
+        for sensor in list(spec.sensors):
+            spec.delete(sensor)
+        for reading in self.readings:
+            if reading.source == "sensor":
+                spec.add_sensor(
+                    name=reading.name, type=reading.sensor, objtype=reading.objtype, objname=reading.object
+                )
+        return spec
+
+    @cached_property
+    def model(self) -> mujoco.MjModel:
+        """The compiled model; shared, so treat it as read-only and compile `spec()` for one of your own."""
+        return self.spec().compile()
+
+    @cached_property
+    def control_limits(self) -> np.ndarray:
+        """Lower and upper limit of each control, (2, nu); infinite where the actuator has none."""
+        if self.limits is not None:
+            return self.limits
+        model = self.model
+        limited = model.actuator_ctrllimited.astype(bool)[:, None]
+        return np.where(limited, model.actuator_ctrlrange, [-np.inf, np.inf]).T.copy()
+
+    @cached_property
+    def actuators(self) -> tuple[str, ...]:
+        """Name of each control."""
+        if self.build is None:
+            return tuple(f"u{i}" for i in range(self.control_limits.shape[1]))
+        return tuple(self.model.actuator(i).name or f"u{i}" for i in range(self.model.nu))
+
+    @property
+    def nu(self) -> int:
+        """Number of controls."""
+        return self.control_limits.shape[1]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A robot, what is wanted of it, and where an episode starts.
+
+    Attributes:
+        name: `robot-task`, as in dm_control.
+        score: (readings (..., ny) seen by name, u (..., nu)) -> reward (...): what evaluation and learners see.
+        terms: what planners minimise.
+        start: draws the beginning of an episode.
+        duration: of an episode [s].
+        trace: the reading (3,) drawn as trail and candidate lines, or None.
+        goal: (readings seen by name) -> (...) bool, True where the task is achieved; by default reward at least 0.9
+            under zero control.
+        end: (readings seen by name) -> (...) bool, True where the episode terminates; by default never.
+    """
+
+    name: str
+    robot: Robot
+    score: Callable[[View, Array], Array]
+    terms: tuple[Term, ...]
+    start: Callable[[np.random.Generator], Start]
+    duration: float
+    trace: str | None = None
+    goal: Callable[[View], Array] | None = None
+    end: Callable[[View], Array] | None = None
+    info: Mapping[str, float] = field(default_factory=dict)
+
+    def reward(self, y: Array, u: Array) -> Array:
+        """Reward (...) of reaching readings `y` (..., ny) by control `u` (..., nu)."""
+        return self.score(self.robot.layout(y), u)
+
+    def success(self, y: Array) -> Array:
+        """True (...) where readings `y` (..., ny) meet the task's goal."""
+        view = self.robot.layout(y)
+        if self.goal is not None:
+            return self.goal(view)
+        return self.score(view, np.zeros((*y.shape[:-1], self.robot.nu))) >= 0.9
+
+    def terminated(self, y: Array) -> Array:
+        """True (...) where readings `y` (..., ny) end the episode (not by time)."""
+        if self.end is not None:
+            return self.end(self.robot.layout(y))
+        return np.zeros(y.shape[:-1], bool)
+
+    def cost(self, y: Array, u: Array, t: Array) -> Array:
+        """Cost per step (...), terminal terms aside, of readings `y` (..., ny) reached at `t` [s] by `u` (..., nu)."""
+        view = self.robot.layout(y)
+        return sum(term.weight * term.norm(term.residual(view, u, t)) for term in self.terms if term.weight)
+
+    def terminal_cost(self, y: Array, u: Array, t: Array) -> Array:
+        """The terminal terms' cost (...) at the horizon's last readings `y` (..., ny)."""
+        view = self.robot.layout(y)
+        terms = [term for term in self.terms if term.terminal_weight]
+        return sum(term.terminal_weight * term.norm(term.residual(view, u, t)) for term in terms) if terms else 0.0 * u[..., 0]

@@ -1,0 +1,107 @@
+"""What simulators and dynamics promise: a simulator is the plant that a controller drives, dynamics are what planners search."""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+
+class SimulationError(RuntimeError):
+    """The plant can not go on: it diverged, or refused what it was given. A state after it is not data."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a plant is.
+
+    Attributes:
+        time: since the episode's start [s].
+        y: readings (ny,).
+        x: all that the simulator needs to continue exactly (nx,), opaque outside `sim`; None where it has no such thing.
+    """
+
+    time: float
+    y: np.ndarray
+    x: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Geometry for viewers: a compiled MuJoCo model, whose bodies' poses follow from a state's `x` by `pose`."""
+
+    model: Any
+    data: Any
+    restore: Any = field(repr=False)  # (x) -> None: puts `data` at that state, poses computed
+
+
+@runtime_checkable
+class Simulator(Protocol):
+    """A plant: four methods and a control period.
+
+    `step` raises `SimulationError` when the plant diverges, in that very step, and `ValueError` for a control of the
+    wrong shape or with a NaN; every state returned has arrays of its own.
+    """
+
+    dt: float
+
+    def reset(self, seed: int, state: State | None = None) -> State:
+        """Begins an episode drawn by `seed`, or continues exactly from `state` (one with an `x`)."""
+        ...
+
+    def step(self, u: np.ndarray) -> State:
+        """Advances by exactly `dt` under control `u` (nu,)."""
+        ...
+
+    def scene(self) -> Scene | None:
+        """Geometry for viewers; None where there is nothing to draw."""
+        ...
+
+    def close(self) -> None:
+        """Frees what the simulator holds."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Predicted trajectories.
+
+    Attributes:
+        y: readings (E, N, H+1, ny), the first of them at the state that the rollout began from. The array belongs to
+            the dynamics and holds until its next rollout: copy what you keep.
+        valid: (E, N) False where the prediction broke down (the model diverged); its numbers mean nothing.
+    """
+
+    y: np.ndarray
+    valid: np.ndarray
+
+
+class Dynamics(Protocol):
+    """What planners search; analytic or learned."""
+
+    dt: float
+
+    def rollout(self, state: State, controls: np.ndarray, rng: np.random.Generator) -> Rollout:
+        """Predicts from `state` under each of the candidates `controls` (N, H, nu)."""
+        ...
+
+    def advance(self, state: State, controls: np.ndarray) -> State:
+        """The predicted state after `controls` (k, nu)."""
+        ...
+
+    def close(self) -> None:
+        """Frees what the dynamics hold, such as threads."""
+        ...
+
+
+def check_control(u: np.ndarray, nu: int) -> np.ndarray:
+    """`u` as a float64 array (nu,).
+
+    Raises:
+        ValueError: another shape, or an entry that is not a finite number.
+    """
+    control = np.asarray(u, dtype=float)
+    if control.shape != (nu,):
+        raise ValueError(f"control has shape {control.shape}; this robot takes ({nu},)")
+    if not np.isfinite(control).all():
+        raise ValueError(f"control {control} is not finite")
+    return control

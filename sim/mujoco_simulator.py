@@ -1,0 +1,48 @@
+"""The `mujoco` plant: a task's robot in MuJoCo."""
+
+import numpy as np
+
+from ..robots.task import Task
+from .compiled import Compiled
+from .interface import Scene, State, check_control
+
+
+class MujocoSimulator:
+    """A task's robot in MuJoCo; states are saved and restored exactly."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.dt = task.robot.dt
+        self._compiled = Compiled(task.robot)
+
+    def reset(self, seed: int, state: State | None = None) -> State:
+        """Begins an episode drawn by `seed`, or continues exactly from `state`."""
+        if state is None:
+            self._compiled.begin(self.task.start(np.random.default_rng(seed)))
+        else:
+            self._compiled.unpack(_with_x(state))
+        return self._compiled.state()
+
+    def step(self, u: np.ndarray) -> State:
+        """Advances by `dt` under `u` (nu,), which is applied as given: limits are the controller's business.
+
+        Raises:
+            SimulationError: the physics diverged.
+            ValueError: `u` has another shape or is not finite.
+        """
+        self._compiled.step(check_control(u, self.task.robot.nu))
+        return self._compiled.state()
+
+    def scene(self) -> Scene:
+        """The model, and poses from states."""
+        compiled = Compiled(self.task.robot)
+        return Scene(compiled.model, compiled.data, compiled.unpack)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def _with_x(state: State) -> np.ndarray:
+    if state.x is None:
+        raise ValueError("this state has readings only; restoring needs a state with x")
+    return state.x
