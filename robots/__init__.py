@@ -1,0 +1,41 @@
+"""What is controlled: one file per robot, with its model, its readings, its limits and its tasks."""
+
+from . import plugins
+from .layout import Layout, Reading, View
+from .plugins import PluginError, UnknownName
+from .task import Parameter, Robot, Start, Task, Term
+
+__all__ = [
+    "Layout",
+    "Parameter",
+    "PluginError",
+    "Reading",
+    "Robot",
+    "Start",
+    "Task",
+    "Term",
+    "UnknownName",
+    "View",
+    "load",
+    "names",
+]
+
+
+def names() -> list[str]:
+    """Names of all tasks, `robot-task`."""
+    return [f"{robot}-{task}" for robot in plugins.names("robots") for task in plugins.find("robots", robot)]
+
+
+def load(name: str) -> Task:
+    """The task `name`, such as `cartpole-swingup`.
+
+    Raises:
+        UnknownName: there is no such task; the message lists the known ones, and the nearest.
+        PluginError: its robot's plugin fails to import.
+    """
+    robot, _, task = name.partition("-")
+    if robot in plugins.names("robots"):
+        tasks = plugins.find("robots", robot)
+        if task in tasks:
+            return tasks[task]()
+    raise UnknownName("task", name, names())

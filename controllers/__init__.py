@@ -1,0 +1,1 @@
+"""What decides: planners, model-predictive control, the control loop, safety."""

@@ -1,0 +1,1 @@
+"""What improves: replay, networks, ensembles, and one file per learner."""
