@@ -33,12 +33,12 @@ class MujocoDynamics:
 
     Args:
         task: whose robot is modelled.
-        threads: that roll out; by default one a core.
+        threads: that roll out; by default one for each core that this process may use.
     """
 
     def __init__(self, task: Task, threads: int | None = None) -> None:
         self.dt = task.robot.dt
-        self.threads = threads or os.cpu_count() or 1
+        self.threads = threads or len(os.sched_getaffinity(0))
         self._compiled = Compiled(task.robot)
         model = self._compiled.model
         self._datas = [mujoco.MjData(model) for _ in range(self.threads)]
