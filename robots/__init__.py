@@ -1,6 +1,6 @@
 """What is controlled: one file per robot, with its model, its readings, its limits and its tasks."""
 
-from . import plugins
+from . import external, plugins
 from .layout import Layout, Reading, View
 from .plugins import PluginError, UnknownName
 from .task import Parameter, Robot, Start, Task, Term
@@ -27,12 +27,14 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Task:
-    """The task `name`, such as `cartpole-swingup`.
+    """The task `name`, such as `cartpole-swingup`; or another library's, such as `dm_control:dog-run`.
 
     Raises:
         UnknownName: there is no such task; the message lists the known ones, and the nearest.
         PluginError: its robot's plugin fails to import.
     """
+    if ":" in name:
+        return external.load(name)
     robot, _, task = name.partition("-")
     if robot in plugins.names("robots"):
         tasks = plugins.find("robots", robot)

@@ -25,11 +25,15 @@ def control_suite() -> Any:
             del os.environ["MUJOCO_GL"]
 
 
+def suite_module(domain: str) -> Any:
+    """The module `dm_control.suite.<domain>`, for the models that `suite_spec` does not give."""
+    control_suite()
+    return importlib.import_module(f"dm_control.suite.{domain}")
+
+
 def suite_spec(domain: str) -> mujoco.MjSpec:
     """dm_control's model of `domain` (its `get_model_and_assets`) as an editable spec."""
-    control_suite()
-    module = importlib.import_module(f"dm_control.suite.{domain}")
-    return spec_from(*module.get_model_and_assets())
+    return spec_from(*suite_module(domain).get_model_and_assets())
 
 
 def spec_from(xml: str | bytes, assets: Mapping[str, bytes]) -> mujoco.MjSpec:
@@ -38,16 +42,22 @@ def spec_from(xml: str | bytes, assets: Mapping[str, bytes]) -> mujoco.MjSpec:
     return mujoco.MjSpec.from_string(text, include=dict(assets))
 
 
-def suite_start(domain: str, task: str, parameters: tuple[Parameter, ...] = ()) -> Callable[[np.random.Generator], Start]:
-    """Start states of dm_control's `domain`-`task`, drawn by dm_control's own `initialize_episode`."""
+def suite_start(
+    domain: str, task: str, parameters: tuple[Parameter, ...] = ()
+) -> Callable[[np.random.Generator], Start]:
+    """Start states of dm_control's `domain`-`task`, drawn by dm_control's own `initialize_episode`.
+
+    dm_control draws from a `numpy.random.RandomState`; its seed is the generator's next integer below 2^32.
+    """
 
     def start(rng: np.random.Generator) -> Start:
         with _lock:
-            env = _environment(domain, task)
+            env = environment(domain, task)
             env.task._random = np.random.RandomState(rng.integers(2**32))
             env.reset()
             model, data = env.physics.model.ptr, env.physics.data.ptr
-            return Start(data.qpos.copy(), data.qvel.copy(), tuple(parameter_value(model, p).copy() for p in parameters))
+            values = tuple(parameter_value(model, p).copy() for p in parameters)
+            return Start(data.qpos.copy(), data.qvel.copy(), values)
 
     return start
 
@@ -63,5 +73,6 @@ _lock = threading.Lock()
 
 
 @functools.cache
-def _environment(domain: str, task: str) -> Any:
+def environment(domain: str, task: str) -> Any:
+    """dm_control's environment `domain`-`task`, one for all: what is drawn when a model is built is drawn the same."""
     return control_suite().load(domain, task, task_kwargs={"random": 0})

@@ -75,6 +75,7 @@ class Compiled:
             raise ValueError(f"a state of {self.robot.name} has {self.nx} numbers, not {x.shape}")
         self.set_parameters(x)
         mujoco.mj_setState(self.model, self.data, x[: self.nintegration], INTEGRATION)
+        self.data.warning.number[:] = 0  # an old fault is none of this state's
         mujoco.mj_step1(self.model, self.data)
 
     def set_parameters(self, x: np.ndarray) -> None:

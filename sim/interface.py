@@ -1,4 +1,4 @@
-"""What simulators and dynamics promise: a simulator is the plant that a controller drives, dynamics are what planners search."""
+"""What simulators and dynamics promise: a simulator is the plant that is driven, dynamics are what planners search."""
 
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -17,7 +17,7 @@ class State:
     Attributes:
         time: since the episode's start [s].
         y: readings (ny,).
-        x: all that the simulator needs to continue exactly (nx,), opaque outside `sim`; None where it has no such thing.
+        x: all that the simulator needs to continue exactly (nx,), opaque outside `sim`; None where there is none.
     """
 
     time: float
@@ -105,3 +105,26 @@ def check_control(u: np.ndarray, nu: int) -> np.ndarray:
     if not np.isfinite(control).all():
         raise ValueError(f"control {control} is not finite")
     return control
+
+
+def check_candidates(controls: np.ndarray, nu: int) -> np.ndarray:
+    """Candidates as a float64 array (N, H, nu).
+
+    Raises:
+        ValueError: another shape, or none at all.
+    """
+    candidates = np.asarray(controls, dtype=float)
+    if candidates.ndim != 3 or candidates.shape[2] != nu or not candidates.size:
+        raise ValueError(f"candidates have shape {candidates.shape}, not (N, H, {nu})")
+    return candidates
+
+
+def full_state(state: State) -> np.ndarray:
+    """The `x` (nx,) of `state`.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if state.x is None:
+        raise ValueError("this state has readings only; continuing from it needs a state with x")
+    return state.x

@@ -4,7 +4,7 @@ import numpy as np
 
 from ..robots.task import Task
 from .compiled import Compiled
-from .interface import Scene, State, check_control
+from .interface import Scene, State, check_control, full_state
 
 
 class MujocoSimulator:
@@ -20,7 +20,7 @@ class MujocoSimulator:
         if state is None:
             self._compiled.begin(self.task.start(np.random.default_rng(seed)))
         else:
-            self._compiled.unpack(_with_x(state))
+            self._compiled.unpack(full_state(state))
         return self._compiled.state()
 
     def step(self, u: np.ndarray) -> State:
@@ -40,9 +40,3 @@ class MujocoSimulator:
 
     def close(self) -> None:
         """Nothing to free."""
-
-
-def _with_x(state: State) -> np.ndarray:
-    if state.x is None:
-        raise ValueError("this state has readings only; restoring needs a state with x")
-    return state.x
