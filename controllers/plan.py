@@ -51,9 +51,12 @@ class Plan:
 
     def shifted(self, t: float, horizon: int) -> np.ndarray:
         """The controls (horizon, nu) from `t` [s] on, the last one held beyond the plan's end."""
+        return self.controls[self.steps_from(t, horizon)]
+
+    def steps_from(self, t: float, horizon: int) -> np.ndarray:
+        """Indices (horizon,) of the controls in force from `t` [s] on, the last one repeated beyond the plan's end."""
         first = max(self.step_at(t), 0)
-        index = np.minimum(np.arange(first, first + horizon), len(self.controls) - 1)
-        return self.controls[index]
+        return np.minimum(np.arange(first, first + horizon), len(self.controls) - 1)
 
 
 class Planner(Protocol):

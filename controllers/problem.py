@@ -52,6 +52,17 @@ class Problem:
         self.last = self.dynamics.rollout(self.state, controls, self.rng)
         return self.last
 
+    @property
+    def predicted(self) -> np.ndarray:
+        """Readings (E, N, H+1, ny) of the last rollout; they belong to the dynamics: copy what you keep.
+
+        Raises:
+            ValueError: nothing has been rolled out yet.
+        """
+        if self.last is None:
+            raise ValueError("nothing has been rolled out yet")
+        return self.last.y
+
     def cost(self, controls: np.ndarray) -> np.ndarray:
         """Cost (N,) of candidates `controls` (N, H, nu); infinite where the prediction broke down."""
         rollout = self.rollout(controls)

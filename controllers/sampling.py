@@ -1,0 +1,226 @@
+"""What the sampling planners share: candidates on splines, warm start, the best so far.
+
+Each iteration draws N candidates, evaluates them together and updates what it draws from:
+
+    U_i = clip(m + W E_i),  i = 1..N,      c = cost(U),      m, ... <- update(U, c)
+
+with m (H, nu) the mean control sequence, at first the previous plan shifted in time, W (H, K) the spline basis and
+E_i (K, nu) a perturbation of the knots. Candidate 0 is m itself. So the shifted previous plan is always among those
+tried, and since the plan made is the best known, a new plan is never worse, on the same model, than keeping the old.
+
+A planner says how it draws (`sample`) and how it learns from the costs (`update`); it keeps no state of its own.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import risk as risks
+from . import splines
+from .plan import Plan
+from .problem import Problem
+from .risk import Risk
+from .splines import Spline
+
+SHOWN = 16
+"""At most so many of the last iteration's candidates are kept for viewers."""
+
+
+class Search:
+    """One search for a plan: what is known so far, and the arrays that its iterations share.
+
+    Attributes:
+        rng: draws the candidates.
+        low, high: control limits (H, nu), the same in every row.
+        rest: the control sequence (H, nu) of an unforced robot: zero, or mid-range where zero is not allowed.
+        half: half the control range (nu,).
+        basis: W (H, K).
+        index: steps (H,) of the previous plan that the horizon's steps fall on, or None without one.
+        iteration: which one runs, from 0.
+        mean: the control sequence (H, nu) to search around, within limits.
+        std: of the knots (K, nu), in control units.
+        knots: perturbations (N, K, nu), to be filled by `sample`.
+        controls: candidates (N, H, nu), to be filled by `sample`.
+        best, best_cost, prediction: the best candidate (H, nu) so far, its cost, its readings (E, H+1, ny).
+        memory: what goes into the plan's memory.
+    """
+
+    def __init__(self, planner: "SamplingPlanner", problem: Problem, warm: Plan | None, rng: np.random.Generator):
+        horizon, (low, high) = problem.horizon, problem.limits
+        self.rng = rng
+        self.low, self.high = (np.tile(limit, (horizon, 1)) for limit in (low, high))
+        self.half = (high - low) / 2.0
+        rest = np.where((low <= 0.0) & (high >= 0.0), 0.0, low + self.half)
+        self.rest = np.tile(rest, (horizon, 1))
+        self.basis = splines.basis(horizon, planner.knots, planner.spline)
+        if warm is None:
+            self.index, self.mean = None, self.rest
+        else:
+            self.index = warm.steps_from(problem.state.time, horizon)
+            self.mean = np.clip(warm.controls[self.index], low, high)
+        self.iteration = 0
+        self.std = np.tile(planner.noise * self.half, (planner.knots, 1))
+        self.knots = np.empty((planner.samples, planner.knots, len(low)))
+        self.controls = np.empty((planner.samples, horizon, len(low)))
+        self.best, self.best_cost = self.mean, np.inf
+        self.prediction: np.ndarray | None = None
+        self.memory: object = None
+
+    def resize(self, count: int) -> None:
+        """Goes on with the first `count` candidates only."""
+        if count < len(self.controls):
+            self.knots, self.controls = self.knots[:count], self.controls[:count]
+
+    def spread(self, around: np.ndarray) -> None:
+        """Fills the candidates with `around` (H, nu) + W `knots`; candidate 0 becomes the mean.
+
+        In the first iteration candidate 1 is rest: it ends a motion that has become useless.
+        """
+        np.matmul(self.basis, self.knots, out=self.controls)
+        self.controls += around
+        self.controls[0] = self.mean
+        if self.iteration == 0:
+            self.controls[1] = self.rest
+
+    def keep_if_better(self, controls: np.ndarray, cost: float, y: np.ndarray) -> None:
+        """Takes over a candidate (H, nu) with readings `y` (E, H+1, ny) if its cost is below the best so far."""
+        if cost < self.best_cost:
+            self.best, self.best_cost, self.prediction = controls.copy(), float(cost), y.copy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingPlanner(ABC):
+    """Searches by sampling.
+
+    Attributes:
+        horizon: number of control steps that a plan looks ahead.
+        replan: control steps from one plan to the next.
+        samples: candidates per iteration.
+        iterations: rounds of sampling per plan.
+        first_iterations: rounds for the first plan, which starts from nothing; 0 is the larger of `iterations` and 4.
+        knots: of the spline along the horizon.
+        spline: its kind: `zero` (steps), `linear` or `cubic`.
+        noise: standard deviation of the knots, as a fraction of half the control range.
+        risk: across ensemble members: `mean`, `worst`, `cvar` or `exponential`.
+        level: share of members for `cvar`, aversion for `exponential`.
+
+    Raises:
+        ValueError: a setting outside its range; the message names it.
+    """
+
+    horizon: int = 50
+    replan: int = 1
+    samples: int = 64
+    iterations: int = 2
+    first_iterations: int = 0
+    knots: int = 10
+    spline: Spline = "linear"
+    noise: float = 0.5
+    risk: Risk = "mean"
+    level: float = 0.5
+
+    def __post_init__(self) -> None:
+        require_at_least(self, horizon=1, replan=1, samples=2, iterations=1, first_iterations=0)
+        splines.check(self.horizon, self.knots, self.spline)
+        require_positive(self, "noise")
+        risks.check(self.risk, self.level)
+
+    def rounds(self, warm: Plan | None) -> int:
+        """Number of iterations of a plan that begins from `warm`."""
+        return self.iterations if warm is not None else self.first_iterations or max(self.iterations, 4)
+
+    def begin(self, problem: Problem, warm: Plan | None, rng: np.random.Generator) -> Search:
+        """The search before its first iteration."""
+        return Search(self, problem, warm, rng)
+
+    @abstractmethod
+    def sample(self, search: Search) -> None:
+        """Fills `search.controls`, with the mean as candidate 0; they are clipped to the limits afterwards."""
+
+    @abstractmethod
+    def update(self, search: Search, costs: np.ndarray) -> None:
+        """Learns from the candidates' costs (N,), at least one of them finite."""
+
+    def executes_mean(self) -> bool:
+        """Whether the plan is the mean rather than the best candidate."""
+        return False
+
+    def plan(self, problem: Problem, warm: Plan | None, rng: np.random.Generator) -> Plan:
+        """A plan for `problem`, searched for around `warm` shifted in time, if there is one.
+
+        Where the predictions of all candidates break down, the plan is the shifted one, with an infinite cost.
+        Its `stats` are `evaluations` and `iterations`, the `best` and the `mean` cost of the last candidates, and how
+        many of all the candidates were `invalid`.
+        """
+        search = self.begin(problem, warm, rng)
+        begun_with, keeping = search.mean, np.inf
+        rounds, invalid, before = self.rounds(warm), 0, problem.evaluations
+        kept_prediction = None
+        for search.iteration in range(rounds):
+            self.sample(search)
+            np.clip(search.controls, search.low, search.high, out=search.controls)
+            costs = problem.cost(search.controls)
+            y = problem.predicted
+            finite = int(np.count_nonzero(np.isfinite(costs)))
+            invalid += len(costs) - finite
+            first = int(np.argmin(costs))
+            if search.iteration == 0 and np.isfinite(costs[0]):
+                keeping, kept_prediction = float(costs[0]), y[:, 0].copy()
+            search.keep_if_better(search.controls[first], costs[first], y[:, first])
+            if search.iteration == rounds - 1:
+                stride = -(-len(costs) // SHOWN)
+                shown, shown_costs = y[0, ::stride].copy(), costs[::stride].copy()
+            if finite:
+                self.update(search, costs)
+        stats = {
+            "iterations": rounds,
+            "best": float(costs.min()),
+            "mean": float(
+                costs.mean() if finite == len(costs) else costs[np.isfinite(costs)].mean() if finite else np.inf
+            ),
+            "invalid": invalid,
+        }
+        controls, cost, prediction = search.best, search.best_cost, search.prediction
+        if self.executes_mean():
+            # The mean after the last update has not been tried yet; one candidate more costs little.
+            mean = np.clip(search.mean, search.low, search.high)
+            cost = float(problem.cost(mean[None])[0])
+            controls, prediction = mean, problem.predicted[:, 0].copy()
+            if not cost <= keeping:
+                controls, cost, prediction = begun_with, keeping, kept_prediction
+        return Plan(
+            time=problem.state.time,
+            dt=problem.dynamics.dt,
+            controls=controls,
+            cost=cost,
+            prediction=prediction if np.isfinite(cost) else None,
+            candidates=shown,
+            candidate_costs=shown_costs,
+            stats={"evaluations": problem.evaluations - before, **stats},
+            memory=search.memory,
+        )
+
+
+def require_at_least(planner: object, **least: float) -> None:
+    """Raises `ValueError` for a field of `planner` below the least value given for it."""
+    for name, bound in least.items():
+        value = getattr(planner, name)
+        if not value >= bound:
+            raise ValueError(f"{name} is {value}; it must be at least {bound}")
+
+
+def require_positive(planner: object, *names: str) -> None:
+    """Raises `ValueError` for a field of `planner` that is not above 0 and finite."""
+    for name in names:
+        value = getattr(planner, name)
+        if not 0.0 < value < np.inf:
+            raise ValueError(f"{name} is {value}; it must be above 0")
+
+
+def require_share(planner: object, *names: str, one: bool = True) -> None:
+    """Raises `ValueError` for a field of `planner` outside [0, 1], or outside [0, 1) where `one` is not allowed."""
+    for name in names:
+        value = getattr(planner, name)
+        if not (0.0 <= value <= 1.0 if one else 0.0 <= value < 1.0):
+            raise ValueError(f"{name} is {value}; it must lie in [0, 1{']' if one else ')'}")

@@ -1,0 +1,99 @@
+"""Control sequences as splines: few knots, one control grid.
+
+A sequence of H controls is `W k`, with k the values (K, nu) at K knots and W the basis (H, K):
+
+    zero     K pieces of constant control, equal in length (within one step where K does not divide H)
+    linear   straight lines between knots spread evenly from the first control to the last
+    cubic    the natural cubic spline through the same knots
+
+Rows of W sum to one, so equal knots are a constant control, and controls are sampled on the control grid itself.
+"""
+
+import functools
+from typing import Literal, get_args
+
+import numpy as np
+from scipy.interpolate import CubicSpline
+
+Spline = Literal["zero", "linear", "cubic"]
+KINDS: tuple[str, ...] = get_args(Spline)
+
+
+def check(horizon: int, knots: int, kind: str) -> None:
+    """Raises `ValueError` for a `kind` that is not known, or knots that do not fit in `horizon` control steps."""
+    if kind not in KINDS:
+        raise ValueError(f"unknown spline {kind!r}; known: {', '.join(KINDS)}")
+    if not 1 <= knots <= horizon:
+        raise ValueError(f"knots is {knots}; it must lie between 1 and the horizon of {horizon} steps")
+
+
+@functools.lru_cache(maxsize=64)
+def knot_steps(horizon: int, knots: int, kind: Spline) -> np.ndarray:
+    """Where the knots lie, in control steps from the first control, (K,); for `zero`, the middle of each piece.
+
+    Raises:
+        ValueError: an unknown kind, or `knots` not between 1 and `horizon`.
+    """
+    check(horizon, knots, kind)
+    if kind == "zero":
+        steps = (np.arange(knots) + 0.5) * horizon / knots - 0.5
+    else:
+        steps = np.linspace(0.0, horizon - 1.0, knots)
+    steps.flags.writeable = False
+    return steps
+
+
+@functools.lru_cache(maxsize=64)
+def basis(horizon: int, knots: int, kind: Spline) -> np.ndarray:
+    """The basis W (H, K), shared and read-only.
+
+    Args:
+        horizon: number of controls H.
+        knots: their number K, from 1 to H.
+        kind: `zero`, `linear` or `cubic`.
+
+    Raises:
+        ValueError: an unknown kind, or `knots` not between 1 and `horizon`.
+    """
+    at = knot_steps(horizon, knots, kind)
+    steps = np.arange(horizon)
+    if kind == "zero" or knots == 1:
+        weights = np.zeros((horizon, knots))
+        weights[steps, steps * knots // horizon] = 1.0
+    elif kind == "linear":
+        weights = np.stack([np.interp(steps, at, unit) for unit in np.eye(knots)], axis=1)
+    else:
+        weights = CubicSpline(at, np.eye(knots), bc_type="natural")(steps)
+    weights = np.ascontiguousarray(weights)
+    weights.flags.writeable = False
+    return weights
+
+
+@functools.lru_cache(maxsize=64)
+def projection(horizon: int, knots: int, kind: Spline) -> np.ndarray:
+    """The least-squares inverse (K, H) of the basis: the knots whose spline is nearest to a control sequence."""
+    inverse = np.linalg.pinv(basis(horizon, knots, kind))
+    inverse.flags.writeable = False
+    return inverse
+
+
+@functools.lru_cache(maxsize=64)
+def colouring(knots: int, exponent: float) -> np.ndarray:
+    """The matrix C (K, K) that turns white noise along the knots into noise with power 1/f^exponent, unit variance.
+
+    C is circulant: it scales the Fourier components of a series of K samples by f^(-exponent/2) (Timmer and Koenig,
+    1995; the coloured noise of Pinneri et al., 2020). The mean counts as the lowest frequency.
+
+    Raises:
+        ValueError: a negative exponent.
+    """
+    if exponent < 0.0:
+        raise ValueError(f"the exponent of coloured noise is {exponent}; it must be at least 0 (0 is white)")
+    frequency = np.abs(np.fft.fftfreq(knots))
+    frequency[0] = frequency[1] if knots > 1 else 1.0
+    amplitude = frequency ** (-exponent / 2.0)
+    amplitude /= np.sqrt(np.mean(amplitude**2))
+    matrix = np.fft.ifft(amplitude[:, None] * np.fft.fft(np.eye(knots), axis=0), axis=0).real
+    matrix = np.ascontiguousarray(matrix)
+    matrix.flags.writeable = False
+    return matrix
