@@ -74,5 +74,16 @@ _lock = threading.Lock()
 
 @functools.cache
 def environment(domain: str, task: str) -> Any:
-    """dm_control's environment `domain`-`task`, one for all: what is drawn when a model is built is drawn the same."""
-    return control_suite().load(domain, task, task_kwargs={"random": 0})
+    """dm_control's environment `domain`-`task`, one that all share for drawing starts."""
+    return load_environment(domain, task)
+
+
+def load_environment(domain: str, task: str, **task_kwargs: Any) -> Any:
+    """A fresh environment of dm_control's suite; what a task draws when its model is built is drawn the same each time.
+
+    It has no OpenGL context, which `quadruped-escape` would otherwise make in every reset.
+    """
+    env = control_suite().load(domain, task, task_kwargs={"random": 0, **task_kwargs})
+    kind = type(env.physics)
+    env.physics.__class__ = type(kind.__name__, (kind,), {"contexts": None})
+    return env

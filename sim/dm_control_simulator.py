@@ -14,7 +14,7 @@ import mujoco
 import numpy as np
 
 from ..robots.plugins import UnknownName
-from ..robots.suite import control_suite, parameter_value
+from ..robots.suite import control_suite, load_environment, parameter_value
 from ..robots.task import Task
 from .compiled import INTEGRATION, Compiled
 from .interface import Rollout, Scene, SimulationError, State, check_candidates, check_control, full_state
@@ -134,11 +134,11 @@ class _Environment:
     def __init__(self, task: Task) -> None:
         self.own = not task.name.startswith(PREFIX)
         domain, _, name = task.name.removeprefix(PREFIX).partition("-")
-        suite = control_suite()
-        if (domain, name) not in suite.ALL_TASKS:
-            raise UnknownName("task of dm_control", task.name, [f"{d}-{t}" for d, t in suite.ALL_TASKS])
+        known = control_suite().ALL_TASKS
+        if (domain, name) not in known:
+            raise UnknownName("task of dm_control", task.name, [f"{d}-{t}" for d, t in known])
         self.task = task
-        self.env: Any = suite.load(domain, name, task_kwargs={"random": 0, "time_limit": math.inf})
+        self.env: Any = load_environment(domain, name, time_limit=math.inf)
         self.divergence = importlib.import_module("dm_control.rl.control").PhysicsError
         self.model, self.data = self.env.physics.model.ptr, self.env.physics.data.ptr
         self.nintegration = mujoco.mj_stateSize(self.model, INTEGRATION)
