@@ -1,0 +1,70 @@
+"""Cheetah: a planar runner with a back and a front leg of three joints each (Wawrzynski, 2009)."""
+
+import functools
+import math
+
+import mujoco
+
+from .arrays import Array, column, entry, namespace
+from .layout import Reading, View
+from .rewards import tolerance
+from .shaping import missing
+from .suite import suite_spec, suite_start
+from .task import Robot, Task, Term
+
+RUN_SPEED = 10.0
+"""Speed [m/s] at which the reward is full, dm_control's `_RUN_SPEED`."""
+
+SUCCESS_SHARE = 0.8
+"""Share of the full-reward speed at which the cheetah counts as running."""
+
+ROBOT = Robot(
+    name="cheetah",
+    build=functools.partial(suite_spec, "cheetah"),
+    readings=(
+        Reading.qpos("root", 0, 1),  # x, z from where the torso is at rest [m]
+        Reading.qpos("pitch", 2),  # [rad], 0 is level, positive nose down
+        Reading.qpos("joints", *range(3, 9)),  # back thigh, shin, foot, front thigh, shin, foot
+        Reading.qvel("root_velocity", 0, 1),
+        Reading.qvel("pitch_velocity", 2),
+        Reading.qvel("joint_velocities", *range(3, 9)),
+        Reading.sensed(
+            "com_velocity", 3, mujoco.mjtSensor.mjSENS_SUBTREELINVEL, mujoco.mjtObj.mjOBJ_BODY, "torso"
+        ),  # of the whole body [m/s]
+        Reading.sensed("torso", 3, mujoco.mjtSensor.mjSENS_FRAMEPOS, mujoco.mjtObj.mjOBJ_XBODY, "torso"),
+    ),
+    dt=0.01,
+)
+
+
+def run_reward(y: View, u: Array) -> Array:
+    """dm_control's reward: forward speed, linear up to `RUN_SPEED`."""
+    speed = entry(y.com_velocity, 0)
+    return tolerance(speed, (RUN_SPEED, math.inf), margin=RUN_SPEED, value_at_margin=0.0, sigmoid="linear")
+
+
+def _lean(y: View, u: Array, t: Array) -> Array:
+    return column(1.0 - namespace(y.pitch).cos(y.pitch))
+
+
+def _running(y: View) -> Array:
+    return entry(y.com_velocity, 0) >= SUCCESS_SHARE * RUN_SPEED
+
+
+def _run() -> Task:
+    return Task(
+        name="cheetah-run",
+        robot=ROBOT,
+        score=run_reward,
+        terms=(
+            Term("reward", missing(run_reward)),
+            Term("level", _lean, weight=0.05),  # a cheetah on its back runs nowhere, but only beyond the horizon
+        ),
+        start=suite_start("cheetah", "run"),
+        duration=10.0,
+        trace="torso",
+        goal=_running,
+    )
+
+
+TASKS = {"run": _run}
