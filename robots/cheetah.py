@@ -1,14 +1,13 @@
 """Cheetah: a planar runner with a back and a front leg of three joints each (Wawrzynski, 2009)."""
 
-import functools
 import math
 
 import mujoco
 
-from .arrays import Array, column, entry, namespace
+from .arrays import Array, entry, namespace
 from .layout import Reading, View
 from .rewards import tolerance
-from .shaping import missing
+from .shaping import column, missing
 from .suite import suite_spec, suite_start
 from .task import Robot, Task, Term
 
@@ -18,9 +17,20 @@ RUN_SPEED = 10.0
 SUCCESS_SHARE = 0.8
 """Share of the full-reward speed at which the cheetah counts as running."""
 
+
+def _build() -> mujoco.MjSpec:
+    """dm_control's model, its total mass of 14 kg set through densities: MuJoCo deprecates `settotalmass`."""
+    spec = suite_spec("cheetah")
+    mass, spec.compiler.settotalmass = spec.compiler.settotalmass, -1.0
+    scale = mass / spec.compile().body_mass.sum()
+    for geom in spec.geoms:
+        geom.density *= scale
+    return spec
+
+
 ROBOT = Robot(
     name="cheetah",
-    build=functools.partial(suite_spec, "cheetah"),
+    build=_build,
     readings=(
         Reading.qpos("root", 0, 1),  # x, z from where the torso is at rest [m]
         Reading.qpos("pitch", 2),  # [rad], 0 is level, positive nose down

@@ -4,8 +4,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .arrays import Array, column, namespace
+from .arrays import Array, namespace
 from .layout import View
+
+
+def column(x: Array) -> Array:
+    """A number as a residual of one entry, (...) -> (..., 1)."""
+    return x.reshape((*x.shape, 1))
 
 
 def missing(score: Callable[[View, Array], Array]) -> Callable[[View, Array, Array], Array]:

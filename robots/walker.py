@@ -5,10 +5,10 @@ import math
 
 import mujoco
 
-from .arrays import Array, column, entry, namespace
+from .arrays import Array, entry, namespace
 from .layout import Reading, View
 from .rewards import tolerance
-from .shaping import capped, missing
+from .shaping import capped, column, missing
 from .suite import suite_spec, suite_start
 from .task import Robot, Task, Term
 
