@@ -1,11 +1,12 @@
 """Readings by name: what the sensors report, and where each lies in the vector `y`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 import mujoco
+
 from .arrays import Array, entry
 
 Source = Literal["qpos", "qvel", "act", "sensor", "external"]
@@ -45,9 +46,7 @@ class Reading:
         return cls(name, len(index), "act", index)
 
     @classmethod
-    def sensed(
-        cls, name: str, size: int, sensor: mujoco.mjtSensor, objtype: mujoco.mjtObj, object: str
-    ) -> "Reading":
+    def sensed(cls, name: str, size: int, sensor: mujoco.mjtSensor, objtype: mujoco.mjtObj, object: str) -> "Reading":
         """A MuJoCo sensor of `size` numbers on `object`."""
         return cls(name, size, "sensor", (), sensor, objtype, object)
 
@@ -55,11 +54,18 @@ class Reading:
 class View:
     """A readings array seen by name; made by calling a `Layout`."""
 
-    __slots__ = ("_layout", "_y")
+    __slots__ = ("_layout", "_shared", "_y")
 
     def __init__(self, layout: "Layout", y: Array) -> None:
         self._layout = layout
         self._y = y
+        self._shared: dict[Callable[[View], Array], Array] = {}
+
+    def once(self, f: "Callable[[View], Array]") -> Array:
+        """`f(self)`, computed at the first call only: for what a reward and several terms have in common."""
+        if f not in self._shared:
+            self._shared[f] = f(self)
+        return self._shared[f]
 
     def __getattr__(self, name: str) -> Array:
         """The entries of reading `name`: (..., size), or (...) where it is a single number."""
@@ -107,6 +113,4 @@ class Layout:
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """One label per entry of `y`, such as `tip[2]`."""
-        return tuple(
-            r.name if r.size == 1 else f"{r.name}[{i}]" for r in self.readings for i in range(r.size)
-        )
+        return tuple(r.name if r.size == 1 else f"{r.name}[{i}]" for r in self.readings for i in range(r.size))
