@@ -34,7 +34,8 @@ class CEM(SamplingPlanner):
         noise_floor: least standard deviation, as a fraction of half the control range.
         colour: exponent of the noise's power along the knots, 1/f^colour; 0 is white.
         decay: the number of samples is divided by this from one iteration to the next, down to twice the elites.
-        execute: `best`, the best candidate seen, or `mean`, the last mean.
+        execute: `best`, the best candidate seen, or `mean`, the last mean (unless it is worse than the
+            plan that the search began with).
     """
 
     elites: float = 0.12

@@ -154,9 +154,8 @@ class SamplingPlanner(ABC):
         many of all the candidates were `invalid`.
         """
         search = self.begin(problem, warm, rng)
-        begun_with, keeping = search.mean, np.inf
         rounds, invalid, before = self.rounds(warm), 0, problem.evaluations
-        kept_prediction = None
+        begun = np.inf
         for search.iteration in range(rounds):
             self.sample(search)
             np.clip(search.controls, search.low, search.high, out=search.controls)
@@ -165,8 +164,8 @@ class SamplingPlanner(ABC):
             finite = int(np.count_nonzero(np.isfinite(costs)))
             invalid += len(costs) - finite
             first = int(np.argmin(costs))
-            if search.iteration == 0 and np.isfinite(costs[0]):
-                keeping, kept_prediction = float(costs[0]), y[:, 0].copy()
+            if search.iteration == 0:
+                begun = costs[0]
             search.keep_if_better(search.controls[first], costs[first], y[:, first])
             if search.iteration == rounds - 1:
                 stride = -(-len(costs) // SHOWN)
@@ -183,12 +182,12 @@ class SamplingPlanner(ABC):
         }
         controls, cost, prediction = search.best, search.best_cost, search.prediction
         if self.executes_mean():
-            # The mean after the last update has not been tried yet; one candidate more costs little.
+            # The mean after the last update has not been tried yet: one candidate more. It may be worse than what the
+            # search began with, between two good ways round an obstacle for one; the best candidate is not.
             mean = np.clip(search.mean, search.low, search.high)
-            cost = float(problem.cost(mean[None])[0])
-            controls, prediction = mean, problem.predicted[:, 0].copy()
-            if not cost <= keeping:
-                controls, cost, prediction = begun_with, keeping, kept_prediction
+            tried = float(problem.cost(mean[None])[0])
+            if tried <= begun:
+                controls, cost, prediction = mean, tried, problem.predicted[:, 0].copy()
         return Plan(
             time=problem.state.time,
             dt=problem.dynamics.dt,

@@ -1,0 +1,88 @@
+"""CMA-ES: sample from a normal distribution of the knots whose full covariance adapts.
+
+    E_i ~ normal(e, s^2 C),    U_i = clip(m + W E_i),    e, s, C <- CMA-ES update by the ranks of cost(U_i)
+
+in units of half the control range, with m the control sequence that the search begins with, each knot bounded so that
+the control there keeps its limits. The covariance starts anew with each plan: the knots move along with the horizon.
+
+Source: Hansen, The CMA Evolution Strategy: A Tutorial, 2016; the separable one, with a diagonal C, Ros and Hansen,
+PPSN 2008. Both as in the package `cmaes`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from cmaes import CMA, SepCMA
+
+from . import splines
+from .plan import Plan
+from .problem import Problem
+from .sampling import SamplingPlanner, Search, require_at_least
+
+
+class _Adapted(Search):
+    """A search with the strategy's own state, the control sequence it is relative to, and the solutions asked for."""
+
+    strategy: CMA | SepCMA
+    centre: np.ndarray
+    asked: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class CMAES(SamplingPlanner):
+    """CMA-ES.
+
+    Attributes:
+        separable_above: with more knot values (knots times controls) than this, only variances adapt: the cost of a
+            full covariance grows with the cube of their number.
+    """
+
+    separable_above: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(self, samples=6, separable_above=0)
+
+    def begin(self, problem: Problem, warm: Plan | None, rng: np.random.Generator) -> _Adapted:
+        """The search before its first iteration."""
+        search = _Adapted(self, problem, warm, rng)
+        search.centre = search.mean
+        steps, grid = splines.knot_steps(*search.basis.shape, self.spline), np.arange(problem.horizon)
+        at_knots = np.stack([np.interp(steps, grid, column) for column in search.centre.T], axis=1)
+        low, high = search.low[0], search.high[0]
+        half = np.where(search.half > 0.0, search.half, 1.0)
+        lower, upper = np.minimum((low - at_knots) / half, 0.0), np.maximum((high - at_knots) / half, 0.0)
+        bounds = np.stack([lower.ravel(), upper.ravel()], axis=1)
+        # Candidate 0 is the mean, which the strategy did not ask for.
+        self_made = self.samples - 1
+        kind = CMA if bounds.shape[0] <= self.separable_above else SepCMA
+        search.strategy = kind(
+            mean=np.zeros(len(bounds)),
+            sigma=self.noise,
+            bounds=bounds,
+            # A control at its limit makes every other draw infeasible: put them on the bound, draw no others.
+            n_max_resampling=0,
+            seed=int(rng.integers(2**32)),
+            population_size=self_made,
+        )
+        search.asked = np.empty((self_made, len(bounds)))
+        return search
+
+    def sample(self, search: Search) -> None:
+        """Asks the strategy."""
+        assert isinstance(search, _Adapted)
+        for row in search.asked:
+            row[:] = search.strategy.ask()
+        search.knots[0] = 0.0
+        search.knots[1:] = search.asked.reshape(search.knots[1:].shape)
+        search.knots *= search.half
+        np.matmul(search.basis, search.knots, out=search.controls)
+        search.controls += search.centre
+        search.controls[0] = search.mean
+
+    def update(self, search: Search, costs: np.ndarray) -> None:
+        """Tells the strategy."""
+        assert isinstance(search, _Adapted)
+        search.strategy.tell(list(zip(search.asked, costs[1:].tolist())))
+        mean = search.strategy.mean.reshape(search.knots.shape[1:]) * search.half
+        search.mean = search.centre + search.basis @ mean
