@@ -1,0 +1,62 @@
+"""Pendulum: a pole with a mass at its tip, hinged at a motor too weak to lift it at once."""
+
+import functools
+import math
+
+from .arrays import Array, namespace
+from .layout import Reading, View
+from .rewards import tolerance
+from .shaping import column, missing
+from .suite import suite_spec, suite_start
+from .task import Robot, Task, Term
+
+ROBOT = Robot(
+    name="pendulum",
+    build=functools.partial(suite_spec, "pendulum"),
+    readings=(
+        Reading.qpos("pole", 0),  # [rad], 0 is upright
+        Reading.qvel("pole_velocity", 0),
+    ),
+    dt=0.02,
+)
+
+UPRIGHT = math.cos(math.radians(8.0))
+"""Cosine of the largest angle that counts as upright, dm_control's `_COSINE_BOUND`."""
+
+
+def height(y: View) -> Array:
+    """Cosine of the pole's angle from upright."""
+    return namespace(y.pole).cos(y.pole)
+
+
+def swingup_reward(y: View, u: Array) -> Array:
+    """dm_control's reward: 1 within 8 degrees of upright."""
+    return tolerance(y.once(height), (UPRIGHT, 1.0))
+
+
+def _drop(y: View, u: Array, t: Array) -> Array:
+    return column(1.0 - y.once(height))
+
+
+def _speed_on_top(y: View, u: Array, t: Array) -> Array:
+    velocity = y.pole_velocity
+    return column(velocity * velocity * namespace(velocity).clip(y.once(height), 0.0, 1.0))
+
+
+def swingup() -> Task:
+    """Swing up and balance."""
+    return Task(
+        name="pendulum-swingup",
+        robot=ROBOT,
+        score=swingup_reward,
+        terms=(
+            Term("reward", missing(swingup_reward)),
+            Term("height", _drop, weight=0.3),
+            Term("velocity", _speed_on_top, weight=0.003),
+        ),
+        start=suite_start("pendulum", "swingup"),
+        duration=20.0,
+    )
+
+
+TASKS = {"swingup": swingup}
