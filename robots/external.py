@@ -9,6 +9,7 @@ import importlib
 import inspect
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -68,6 +69,97 @@ def dm_control_task(name: str) -> Task:
     )
 
 
+@functools.cache
+def gymnasium_task(name: str) -> Task:
+    """Gymnasium's environment of the id `name` (Towers et al., 2024).
+
+    Readings are the flattened observation, `reward` and `terminated` (0 or 1). A control is the flattened action of a
+    Box; of a discrete space it is one number per choice, rounded to the nearest one. The control period is what the
+    environment says (its `dt` or `tau`, else one over its `render_fps`), or 1 s where it says nothing.
+
+    Raises:
+        UnknownName: there is no such environment.
+        ValueError: it can not be made, or has actions or observations that are no fixed number of numbers.
+    """
+    spaces = importlib.import_module("gymnasium.spaces")
+    env = make_gymnasium(name)
+    try:
+        if not env.observation_space.is_np_flattenable:
+            raise ValueError(f"gymnasium:{name}: observations {env.observation_space} are no fixed number of numbers")
+        dt = _period(env)
+        steps = importlib.import_module("gymnasium").spec(env.spec.id).max_episode_steps or STEPS
+        return _task(
+            name=f"gymnasium:{name}",
+            readings=(Reading("observation", spaces.flatdim(env.observation_space)),),
+            dt=dt,
+            limits=_action_limits(name, env.action_space),
+            start=functools.partial(_no_start, name),
+            duration=steps * dt,
+            goal=_never,
+        )
+    finally:
+        env.close()
+
+
+def make_gymnasium(name: str) -> Any:
+    """A fresh Gymnasium environment that ends by itself only, not by time.
+
+    Raises:
+        UnknownName: there is no such environment.
+        ValueError: what it needs is not installed, or it fails to be made.
+    """
+    gymnasium = importlib.import_module("gymnasium")
+    try:
+        return gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True)
+    except gymnasium.error.UnregisteredEnv as error:
+        raise UnknownName("environment of gymnasium", name, gymnasium.registry) from error
+    except (gymnasium.error.Error, ImportError, TypeError) as error:
+        raise ValueError(f"gymnasium:{name} can not be made: {type(error).__name__}: {error}") from error
+
+
+def _period(env: Any) -> float:
+    for name in ("dt", "tau"):
+        value = getattr(env.unwrapped, name, None)
+        if isinstance(value, int | float | np.number) and value > 0:
+            return float(value)
+    fps = env.metadata.get("render_fps")
+    return 1.0 / fps if fps else 1.0
+
+
+def _action_limits(name: str, space: Any) -> np.ndarray:
+    """Limits (2, nu); those of a choice reach half a number beyond the first and the last."""
+    spaces = importlib.import_module("gymnasium.spaces")
+    if isinstance(space, spaces.Box):
+        return np.array([space.low.ravel(), space.high.ravel()], float)
+    first, count = choices(name, space)
+    return np.array([first - 0.5, first + count - 0.5])
+
+
+def choices(name: str, space: Any) -> tuple[np.ndarray, np.ndarray]:
+    """First choice and number of choices, (nu,) each, of a discrete action space.
+
+    Raises:
+        ValueError: the space is of another kind.
+    """
+    spaces = importlib.import_module("gymnasium.spaces")
+    if isinstance(space, spaces.Discrete):
+        return np.array([float(space.start)]), np.array([float(space.n)])
+    if isinstance(space, spaces.MultiDiscrete):
+        return space.start.ravel().astype(float), space.nvec.ravel().astype(float)
+    if isinstance(space, spaces.MultiBinary):
+        count = int(np.prod(space.shape))
+        return np.zeros(count), np.full(count, 2.0)
+    raise ValueError(f"gymnasium:{name}: actions {space} are neither a Box nor Discrete, MultiDiscrete or MultiBinary")
+
+
+def _no_start(name: str, rng: np.random.Generator) -> Start:
+    raise ValueError(f"gymnasium:{name}: only the gymnasium simulator draws its starts")
+
+
+def _never(y: View) -> Array:
+    return y.reward > np.inf  # no environment says what success is
+
+
 def _task(
     name: str,
     readings: tuple[Reading, ...],
@@ -107,4 +199,4 @@ def _reported_end(y: View) -> Array:
     return y.terminated > 0.5
 
 
-LIBRARIES: dict[str, Callable[[str], Task]] = {"dm_control": dm_control_task}
+LIBRARIES: dict[str, Callable[[str], Task]] = {"dm_control": dm_control_task, "gymnasium": gymnasium_task}
