@@ -3,6 +3,7 @@
 import math
 
 import mujoco
+import numpy as np
 
 from .arrays import Array, entry, namespace
 from .layout import Reading, View
@@ -19,12 +20,16 @@ SUCCESS_SHARE = 0.8
 
 
 def _build() -> mujoco.MjSpec:
-    """dm_control's model, its total mass of 14 kg set through densities: MuJoCo deprecates `settotalmass`."""
+    """dm_control's model with its total mass, 14 kg, set body by body: MuJoCo deprecates `settotalmass`."""
     spec = suite_spec("cheetah")
     mass, spec.compiler.settotalmass = spec.compiler.settotalmass, -1.0
-    scale = mass / spec.compile().body_mass.sum()
-    for geom in spec.geoms:
-        geom.density *= scale
+    model = spec.compile()
+    scale = mass / np.cumsum(model.body_mass)[-1]  # one by one, as MuJoCo sums: the bits are dm_control's
+    for body in spec.bodies[1:]:
+        inertial = model.body(body.name)
+        body.mass, body.inertia = scale * inertial.mass[0], scale * inertial.inertia
+        body.ipos, body.iquat = inertial.ipos, inertial.iquat
+        body.explicitinertial = True
     return spec
 
 

@@ -82,7 +82,7 @@ def _tilted_foot(y: View, u: Array, t: Array) -> Array:
 
 
 def _off_foot(y: View, u: Array, t: Array) -> Array:
-    return column(capped(abs(entry(y.com, 0) - entry(y.foot, 0)), 0.0, 0.5))
+    return column(capped(abs(entry(y.com, 0) - entry(y.foot, 0)), 0.0, 1.5))
 
 
 def _drift(y: View, u: Array, t: Array) -> Array:
@@ -109,7 +109,7 @@ _POSE = (
     Term("height", _low),
     Term("upright", _lean, weight=0.5),
     Term("foot", _tilted_foot, weight=0.3),
-    Term("balance", _off_foot, weight=0.5),
+    Term("balance", _off_foot),
 )
 
 

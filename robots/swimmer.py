@@ -62,10 +62,10 @@ def _far(y: View, u: Array, t: Array) -> Array:
 
 
 def _off_course(y: View, u: Array, t: Array, radius: float) -> Array:
-    """1 less the cosine between the head's axis and the way to the target, as long as it is outside the target."""
+    """1 less the cosine of the angle between the head's axis and the way to the target, which fades near the target."""
     xp, way, distance = namespace(y.heading), y.once(_to_target), y.once(_distance)
     ahead = (xp.sin(y.heading) * entry(way, 0) - xp.cos(y.heading) * entry(way, 1)) / (distance + 1e-6)
-    return column((1.0 - ahead) * capped((distance - radius) / APPROACH, 0.0, 1.0))
+    return column(1.0 - ahead * capped((distance - radius) / APPROACH, 0.0, 1.0))
 
 
 def _in_target(y: View, radius: float) -> Array:
