@@ -86,17 +86,23 @@ class CEM(SamplingPlanner):
 
     def update(self, search: Search, costs: np.ndarray) -> None:
         """Moves the mean and the standard deviation to those of the elites."""
-        count = min(self.elite_count, len(costs), int(np.count_nonzero(np.isfinite(costs))))
-        order = np.argpartition(costs, count - 1)[:count]
-        order = order[np.argsort(costs[order], kind="stable")]
-        elites = search.controls[order]
+        count = min(self.elite_count, len(costs))
+        best_first = costs.argsort(kind="stable")[:count]
+        if costs[best_first[-1]] == np.inf:
+            best_first = best_first[costs[best_first] < np.inf]
+        elites = search.controls[best_first]
+        if self.keep:
+            search.memory = elites[: self.keep].copy()
+        if search.last and not self.executes_mean():
+            return
         mean = elites.mean(0)
-        spread = (splines.projection(*search.basis.shape, self.spline) @ (elites - mean)).std(0)
+        elites -= mean
+        knots = splines.projection(*search.basis.shape, self.spline) @ elites
+        knots *= knots
+        spread = np.sqrt(knots.mean(0))  # their mean is zero already, the projection being linear
         search.mean = self.momentum * search.mean + (1.0 - self.momentum) * mean
         search.std = self.momentum * search.std + (1.0 - self.momentum) * spread
-        np.maximum(search.std, self.noise_floor * search.half, out=search.std)
-        if self.keep:
-            search.memory = elites[: self.keep]
+        np.maximum(search.std, self.noise_floor * search.half[: self.knots], out=search.std)
 
     def executes_mean(self) -> bool:
         """As set."""

@@ -49,9 +49,10 @@ class CMAES(SamplingPlanner):
         search.centre = search.mean
         steps, grid = splines.knot_steps(*search.basis.shape, self.spline), np.arange(problem.horizon)
         at_knots = np.stack([np.interp(steps, grid, column) for column in search.centre.T], axis=1)
-        low, high = search.low[0], search.high[0]
-        half = np.where(search.half > 0.0, search.half, 1.0)
-        lower, upper = np.minimum((low - at_knots) / half, 0.0), np.maximum((high - at_knots) / half, 0.0)
+        half = search.half[: self.knots]
+        scale = np.where(half > 0.0, half, 1.0)
+        lower = np.minimum((search.low[: self.knots] - at_knots) / scale, 0.0)
+        upper = np.maximum((search.high[: self.knots] - at_knots) / scale, 0.0)
         bounds = np.stack([lower.ravel(), upper.ravel()], axis=1)
         # Candidate 0 is the mean, which the strategy did not ask for.
         self_made = self.samples - 1
@@ -75,7 +76,7 @@ class CMAES(SamplingPlanner):
             row[:] = search.strategy.ask()
         search.knots[0] = 0.0
         search.knots[1:] = search.asked.reshape(search.knots[1:].shape)
-        search.knots *= search.half
+        search.knots *= search.half[: self.knots]
         np.matmul(search.basis, search.knots, out=search.controls)
         search.controls += search.centre
         search.controls[0] = search.mean
@@ -84,5 +85,5 @@ class CMAES(SamplingPlanner):
         """Tells the strategy."""
         assert isinstance(search, _Adapted)
         search.strategy.tell(list(zip(search.asked, costs[1:].tolist())))
-        mean = search.strategy.mean.reshape(search.knots.shape[1:]) * search.half
+        mean = search.strategy.mean.reshape(search.knots.shape[1:]) * search.half[: self.knots]
         search.mean = search.centre + search.basis @ mean

@@ -55,10 +55,9 @@ class MPC:
 
     def plan(self, state: State) -> Plan:
         """A plan from `state` on, begun from the last one; it becomes `latest`."""
-        search, prediction = np.random.SeedSequence([self._seed, self._plans]).spawn(2)
+        rng = np.random.default_rng([self._seed, self._plans])
         self._plans += 1
-        problem = self.problem(state, np.random.default_rng(prediction))
-        self.latest = plan = self.planner.plan(problem, self.latest, np.random.default_rng(search))
+        self.latest = plan = self.planner.plan(self.problem(state, rng), self.latest, rng)
         return plan
 
     def due(self, time: float) -> bool:

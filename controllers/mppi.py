@@ -46,7 +46,8 @@ class MPPI(SamplingPlanner):
 
     def update(self, search: Search, costs: np.ndarray) -> None:
         """Moves the mean to the weighted mean of the candidates."""
-        search.mean = np.tensordot(self.weights(costs), search.controls, axes=1)
+        n, *shape = search.controls.shape
+        search.mean = (self.weights(costs) @ search.controls.reshape(n, -1)).reshape(shape)
 
     def weights(self, costs: np.ndarray) -> np.ndarray:
         """Weights (N,) of candidates with `costs` (N,), infinite ones aside: they get none."""

@@ -1,5 +1,6 @@
 """What a planner solves: minimise, over candidate controls, the risk of the summed terms along the rollout."""
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -39,6 +40,8 @@ class Problem:
     def limits(self) -> np.ndarray:
         """Control limits (2, nu) to sample within: actuators without limits count as limited to -1 and 1."""
         limits = self.task.robot.control_limits
+        if np.isfinite(limits).all():
+            return limits
         return np.where(np.isfinite(limits), limits, np.array([[-1.0], [1.0]]))
 
     @cached_property
@@ -68,6 +71,8 @@ class Problem:
         rollout = self.rollout(controls)
         y, u = rollout.y[:, :, 1:], controls[None]
         costs = self.task.cost(y, u, self.times).sum(-1)
-        costs = costs + self.task.terminal_cost(y[:, :, -1], u[:, :, -1], self.times[-1])
-        costs = np.where(rollout.valid & np.isfinite(costs), costs, np.inf)
+        costs += self.task.terminal_cost(y[:, :, -1], u[:, :, -1], self.times[-1])
+        # The sum tells whether all are finite, in a third of the passes over them that masks take.
+        if not (rollout.valid.all() and math.isfinite(costs.sum())):
+            costs = np.where(rollout.valid & np.isfinite(costs), costs, np.inf)
         return across_members(costs, self.risk, self.level)
