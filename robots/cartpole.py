@@ -1,10 +1,12 @@
 """Cart-pole: a pole hinged on a cart that a motor drives along a rail (Barto, Sutton and Anderson, 1983)."""
 
 import functools
+from collections.abc import Callable
 
 from .arrays import Array, entry, namespace
 from .layout import Reading, View
 from .rewards import tolerance
+from .shaping import missing
 from .suite import suite_spec, suite_start
 from .task import Robot, Task, Term
 
@@ -21,35 +23,38 @@ ROBOT = Robot(
 )
 
 
+def height(y: View) -> Array:
+    """Cosine of the pole's angle from upright."""
+    return namespace(y.pole).cos(y.pole)
+
+
 def smooth_reward(y: View, u: Array) -> Array:
     """dm_control's dense reward: upright, centred, with a small control and a slow pole."""
-    xp = namespace(y.pole)
-    upright = (xp.cos(y.pole) + 1.0) / 2.0
-    centred = (1.0 + tolerance(y.cart, margin=2.0)) / 2.0
-    small_control = (4.0 + tolerance(entry(u, 0), margin=1.0, value_at_margin=0.0, sigmoid="quadratic")) / 5.0
-    small_velocity = (1.0 + tolerance(y.pole_velocity, margin=5.0)) / 2.0
+    upright = 0.5 + 0.5 * y.once(height)
+    centred = 0.5 + 0.5 * tolerance(y.cart, margin=2.0)
+    small_control = 0.8 + 0.2 * tolerance(entry(u, 0), margin=1.0, value_at_margin=0.0, sigmoid="quadratic")
+    small_velocity = 0.5 + 0.5 * tolerance(y.pole_velocity, margin=5.0)
     return upright * small_velocity * small_control * centred
 
 
 def sparse_reward(y: View, u: Array) -> Array:
     """dm_control's sparse reward: 1 within 0.25 m of the centre and 0.1 rad of upright."""
-    xp = namespace(y.pole)
-    return tolerance(y.cart, (-0.25, 0.25)) * tolerance(xp.cos(y.pole), (0.995, 1.0))
+    return tolerance(y.cart, (-0.25, 0.25)) * tolerance(y.once(height), (0.995, 1.0))
 
 
-def _missing_reward(y: View, u: Array, t: Array) -> Array:
-    return 1.0 - smooth_reward(y, u)[..., None]
+def _upright(y: View) -> Array:
+    return y.once(height) > 0.95
 
 
-def _task(name: str, score) -> Task:
+def _task(name: str, score: Callable[[View, Array], Array]) -> Task:
     return Task(
         name=f"cartpole-{name}",
         robot=ROBOT,
         score=score,
-        terms=(Term("reward", _missing_reward),),  # a sparse reward plans badly: both plan on the dense one
+        terms=(Term("reward", missing(smooth_reward)),),  # a sparse reward plans badly: all plan on the dense one
         start=suite_start("cartpole", name),
         duration=10.0,
-        goal=lambda y: namespace(y.pole).cos(y.pole) > 0.95,
+        goal=_upright,
     )
 
 

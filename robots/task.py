@@ -15,7 +15,7 @@ from functools import cached_property
 import mujoco
 import numpy as np
 
-from .arrays import Array
+from .arrays import Array, entry, namespace
 from .layout import Layout, Reading, View
 
 Norm = Callable[[Array], Array]
@@ -23,7 +23,7 @@ Norm = Callable[[Array], Array]
 
 def total(r: Array) -> Array:
     """Sum of the residual's entries, (..., k) -> (...): for residuals that are costs already."""
-    return r[..., 0] if r.shape[-1] == 1 else r.sum(-1)
+    return entry(r, 0) if r.shape[-1] == 1 else r.sum(-1)
 
 
 def quadratic(r: Array) -> Array:
@@ -106,9 +106,7 @@ class Robot:
             spec.delete(sensor)
         for reading in self.readings:
             if reading.source == "sensor":
-                spec.add_sensor(
-                    name=reading.name, type=reading.sensor, objtype=reading.objtype, objname=reading.object
-                )
+                spec.add_sensor(name=reading.name, type=reading.sensor, objtype=reading.objtype, objname=reading.object)
         return spec
 
     @cached_property
@@ -174,7 +172,8 @@ class Task:
         view = self.robot.layout(y)
         if self.goal is not None:
             return self.goal(view)
-        return self.score(view, np.zeros((*y.shape[:-1], self.robot.nu))) >= 0.9
+        none = namespace(y).broadcast_to(0.0 * y[..., :1], (*y.shape[:-1], self.robot.nu))
+        return self.score(view, none) >= 0.9
 
     def terminated(self, y: Array) -> Array:
         """True (...) where readings `y` (..., ny) end the episode (not by time)."""
@@ -191,4 +190,6 @@ class Task:
         """The terminal terms' cost (...) at the horizon's last readings `y` (..., ny)."""
         view = self.robot.layout(y)
         terms = [term for term in self.terms if term.terminal_weight]
-        return sum(term.terminal_weight * term.norm(term.residual(view, u, t)) for term in terms) if terms else 0.0 * u[..., 0]
+        if not terms:
+            return 0.0 * entry(u, 0)
+        return sum(term.terminal_weight * term.norm(term.residual(view, u, t)) for term in terms)
