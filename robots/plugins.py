@@ -17,7 +17,7 @@ class UnknownName(ValueError):
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}?" if near else "."
         super().__init__(f"unknown {kind} {name!r}{hint} Known: {', '.join(known) or 'none'}")
 
 
@@ -33,6 +33,12 @@ def _table(group: str) -> dict[str, EntryPoint]:
 def names(group: str) -> list[str]:
     """Names in `group` (`robots`, `simulators`, `dynamics`, `planners`, `learners`), nothing imported."""
     return list(_table(group))
+
+
+def origin(group: str, name: str) -> str:
+    """Where the plugin `name` of `group` comes from: the package that brings it, and the object; nothing imported."""
+    entry = _table(group)[name]
+    return f"{entry.value} ({entry.dist.name})" if entry.dist else entry.value
 
 
 def find(group: str, name: str) -> Any:

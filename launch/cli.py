@@ -1,0 +1,322 @@
+"""The command line: `trimtab list` and `trimtab run`.
+
+Exit code 0: done. 1: the run failed. 2: what was asked for is wrong; then stderr has one line that says what, lists the
+valid choices and the nearest.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from .. import __version__
+
+DONE, FAILED, WRONG = 0, 1, 2
+
+HELP = f"""trimtab {__version__}: every planner on every model for every task, in one loop.
+
+usage: trimtab list [scenarios|tasks|planners|dynamics|simulators|learners] [--json]
+       trimtab run SCENARIO [options]       one episode; trimtab run --help lists the options
+       trimtab --version
+
+first: trimtab run cartpole-swingup
+"""
+
+
+@dataclass
+class List:
+    """List what there is to choose from: scenarios, tasks, planners, dynamics, simulators, learners."""
+
+    kind: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="KIND")] = "all"
+    """One of scenarios, tasks, planners, dynamics, simulators, learners."""
+    json: bool = False
+    """Print one JSON object, names by kind."""
+
+
+@dataclass
+class Run:
+    """Run one episode of a scenario, and keep it in runs/DATE-TIME-SCENARIO/.
+
+    Any setting of the planner may follow as --planner.FIELD VALUE, such as --planner.samples 128 or
+    --planner.horizon 0.5s.
+    """
+
+    scenario: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SCENARIO")]
+    """A shipped scenario, a .toml file, or a task such as dm_control:dog-run; see trimtab list."""
+    planner: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Plan by this planner; it keeps those of the scenario's settings that it has too."""
+    dynamics: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """The model that the planner searches."""
+    simulator: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """The plant."""
+    seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
+    """Of the start state and of the planner."""
+    duration: Annotated[float | None, tyro.conf.arg(metavar="SEC")] = None
+    """How long, in the plant's time; by default as long as the scenario says."""
+    clock: Annotated[str, tyro.conf.arg(metavar="virtual|wall")] = "virtual"
+    """virtual: as fast as it goes, the same seed gives the same bits. wall: real time."""
+    latency: Annotated[float, tyro.conf.arg(metavar="SEC")] = 0.0
+    """Virtual clock: planning time to reckon with, a whole number of control steps."""
+    record: Annotated[str | None, tyro.conf.arg(metavar="F|off")] = None
+    """Write a .rrd file (for rerun), an .npz file, or another folder instead of runs/...; off: nothing."""
+    video: Annotated[str | None, tyro.conf.arg(metavar="F.mp4")] = None
+    """Render a video afterwards."""
+    json: Annotated[str | None, tyro.conf.arg(metavar="F|-")] = None
+    """Write the result as JSON; -: to stdout, and nothing else there."""
+
+
+class Wrong(ValueError):
+    """What was asked for is wrong; the message is one line."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line `arguments` (by default the program's) and returns the exit code."""
+    # Threads of OpenMP that spin while they wait slow everything else down; it reads this once, when NumPy loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; at exit Python would flush into the closed pipe once more.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except KeyboardInterrupt:
+        return _say("interrupted", FAILED)
+    except Exception as error:
+        if os.environ.get("TRIMTAB_TRACEBACK"):
+            traceback.print_exc()
+        return _say(*_verdict(error))
+
+
+def _verdict(error: Exception) -> tuple[str, int]:
+    """What to say about an error, and the exit code."""
+    from ..robots.plugins import PluginError
+    from .outputs import OutputError
+
+    if isinstance(error, ValueError):
+        return str(error), WRONG
+    if isinstance(error, PluginError | OutputError):
+        return str(error), FAILED
+    return f"{type(error).__name__}: {error} (set TRIMTAB_TRACEBACK=1 to see where)", FAILED
+
+
+def _say(message: str, code: int) -> int:
+    print("trimtab: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return DONE
+    if arguments[0] == "--version":
+        print(f"trimtab {__version__}")
+        return DONE
+    command, *rest = arguments
+    commands: dict[str, Callable[[list[str]], int]] = {"list": _list, "run": _run}
+    if command not in commands:
+        raise _unknown("option" if command.startswith("-") else "command", command, commands)
+    return commands[command](rest)
+
+
+def _unknown(kind: str, name: str, known: Any) -> ValueError:
+    from ..robots.plugins import UnknownName
+
+    return UnknownName(kind, name, known)
+
+
+def _parse(kind: type, arguments: list[str]) -> Any:
+    """`arguments` as a `kind`.
+
+    Raises:
+        ValueError: they do not fit.
+        SystemExit: help was asked for, and printed.
+    """
+    flags = [f"--{f.name}" for f in dataclasses.fields(kind)] + ["--help"]
+    for argument in arguments:
+        flag = argument.partition("=")[0]
+        if flag.startswith("--") and flag not in flags:
+            raise _unknown("option", flag, flags)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                kind, args=arguments, prog=f"trimtab {kind.__name__.lower()}", config=(tyro.conf.FlagCreatePairsOff,)
+            )
+    except SystemExit as leaving:
+        if not leaving.code:
+            raise
+    # tyro draws a box; its first part, up to the rule, says what is wrong.
+    lines = [line.strip(" │") for line in complaint.getvalue().splitlines()[1:]]
+    said = " ".join(line for line in lines[: next((i for i, line in enumerate(lines) if "──" in line), None)])
+    if said.startswith("Missing from"):
+        from .scenario import names
+
+        raise Wrong(f"trimtab run takes a SCENARIO: one of {', '.join(names())}, a .toml file or a task")
+    raise Wrong(said)
+
+
+def _list(arguments: list[str]) -> int:
+    options = _helpful(List, arguments)
+    if options is None:
+        return DONE
+    from ..robots import plugins
+    from . import listing
+
+    kinds = listing.KINDS
+    if options.kind not in ("all", *kinds):
+        raise plugins.UnknownName("kind", options.kind, kinds)
+    chosen = kinds if options.kind == "all" else (options.kind,)
+    if options.json:
+        print(json.dumps({kind: listing.names(kind) for kind in chosen}, indent=2))
+    else:
+        for kind in chosen:
+            _console(sys.stdout).print(listing.table(kind))
+    return DONE
+
+
+def _helpful(kind: type, arguments: list[str]) -> Any:
+    try:
+        return _parse(kind, arguments)
+    except SystemExit:
+        return None
+
+
+def _run(arguments: list[str]) -> int:
+    arguments, overrides = _planner_settings(arguments)
+    options = _helpful(Run, arguments)
+    if options is None:
+        return DONE
+    if options.seed < 0:
+        raise Wrong(f"--seed is {options.seed}; it must be 0 or more")
+    piped = options.json == "-"
+    with _stdout_kept() if piped else contextlib.nullcontext():
+        result, code = _episode(options, overrides, sys.stderr if piped else sys.stdout)
+    if piped:
+        print(json.dumps(result))
+    return code
+
+
+def _episode(options: Run, overrides: dict[str, str], out: Any) -> tuple[dict[str, Any], int]:
+    """Runs the episode that `options` ask for, with all that is said going to `out`; its result, and the exit code."""
+    from .. import sim
+    from ..controllers.loop import run
+    from ..controllers.mpc import MPC
+    from ..robots.plugins import UnknownName
+    from . import report, scenario
+    from .outputs import Outputs
+
+    if options.clock not in scenario.CLOCKS:
+        raise UnknownName("clock", options.clock, scenario.CLOCKS)
+    setup = scenario.resolve(
+        scenario.find(options.scenario),
+        clock=options.clock,
+        planner=options.planner,
+        dynamics=options.dynamics,
+        simulator=options.simulator,
+        duration=options.duration,
+        overrides=overrides,
+    )
+    outputs = Outputs.named(setup.scenario, options.record, options.video, options.json)
+    console = _console(out)
+    with contextlib.ExitStack() as closing:
+        plant = sim.make(setup.simulator, setup.task)
+        closing.callback(plant.close)
+        dynamics = sim.dynamics(setup.dynamics, setup.task)
+        closing.callback(dynamics.close)
+        controller = MPC(setup.planner, dynamics, setup.task)
+        backend = None
+        if options.video is not None:
+            from . import video
+
+            backend = video.backend()
+        outputs.prepare()
+        closing.callback(outputs.discard)
+        episode = run(
+            plant,
+            controller,
+            task=setup.task,
+            duration=setup.duration,
+            clock=options.clock,  # type: ignore[arg-type]
+            observers=[report.ProgressBar(console, setup)],
+            seed=options.seed,
+            safety=setup.safety,
+            latency=options.latency,
+        )
+        result = report.result_of(episode, setup, outputs.recording)
+        command = f"# trimtab {__version__}: trimtab run scenario.toml --seed {options.seed} --clock {options.clock}"
+        command += f" --latency {options.latency:g}\n\n" if options.latency else "\n\n"
+        outputs.save(episode, command + setup.toml(), result)
+        if outputs.record is not None and outputs.record.suffix == ".rrd":
+            from . import recording
+
+            recording.write(outputs.record, episode, plant.scene(), setup.task)
+        if outputs.video is not None:
+            from . import video
+
+            console.print(f"rendering {outputs.video}")
+            video.write(outputs.video, episode, setup, str(backend))
+    console.print(report.result_table(result, episode))
+    if episode.status in ("failed", "interrupted"):
+        where = f" (kept so far: {outputs.recording})" if outputs.recording else ""
+        said = "the run failed: " if episode.status == "failed" else ""
+        return result, _say(f"{said}{episode.reason} after {len(episode)} of {setup.steps} steps{where}", FAILED)
+    return result, DONE
+
+
+def _planner_settings(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Takes `--planner.FIELD VALUE` and `--planner.FIELD=VALUE` out of `arguments`: the rest, and text by field."""
+    rest: list[str] = []
+    settings: dict[str, str] = {}
+    queue = iter(arguments)
+    for argument in queue:
+        found = re.fullmatch(r"--planner\.([^=]*)(=(.*))?", argument, re.DOTALL)
+        if found is None:
+            rest.append(argument)
+            continue
+        value = found[3] if found[2] else next(queue, None)
+        if value is None:
+            raise Wrong(f"{argument} takes a value")
+        settings[found[1].replace("-", "_")] = value
+    return rest, settings
+
+
+@contextlib.contextmanager
+def _stdout_kept() -> Iterator[None]:
+    """Sends whatever is printed meanwhile, by libraries in C too, to stderr."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _console(file: Any) -> Any:
+    from rich.console import Console
+
+    class _Console(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return _Console(file=file, highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

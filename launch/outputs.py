@@ -1,0 +1,180 @@
+"""Where a run's results go: found writable before the run starts, written whole or not at all.
+
+A run has a folder `runs/<date-time>-<scenario>/` with `episode.npz`, `scenario.toml` (the exact configuration), and
+`result.json`; `--record` names another folder or a single file instead.
+"""
+
+import contextlib
+import datetime
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..controllers.episode import Episode
+from .scenario import ScenarioError
+
+SUFFIXES = (".rrd", ".npz")
+PROBE = 1 << 20
+"""Bytes that must be writable before a run starts."""
+
+
+class OutputError(OSError):
+    """A result can not be written; the message is one line that names the file."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where a run's results go.
+
+    Attributes:
+        folder: for `episode.npz`, `scenario.toml`, `result.json`, or None.
+        record: a single .rrd or .npz file instead, or None.
+        video: an .mp4 file, or None.
+        result: a file for the result as JSON, or None.
+    """
+
+    folder: Path | None = None
+    record: Path | None = None
+    video: Path | None = None
+    result: Path | None = None
+
+    @classmethod
+    def named(cls, scenario: str, record: str | None, video: str | None, result: str | None) -> "Outputs":
+        """The outputs that the options `--record`, `--video` and `--json` name; nothing is touched yet.
+
+        Raises:
+            ScenarioError: a file of a kind that we do not write.
+        """
+        if video is not None and Path(video).suffix != ".mp4":
+            raise ScenarioError(f"--video takes a file ending in .mp4, not {video!r}")
+        folder = file = None
+        if record is None:
+            # A colon, as in dm_control:dog-run, is not allowed in a file's name everywhere.
+            stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+            folder = _unused(Path("runs") / f"{stamp}-{_plain_name(scenario)}")
+        elif record != "off":
+            path = Path(record)
+            if path.suffix and not path.is_dir():
+                if path.suffix not in SUFFIXES:
+                    raise ScenarioError(
+                        f"--record takes off, a folder, or a file ending in .rrd or .npz, not {record!r}"
+                    )
+                file = path
+            else:
+                folder = path
+        return cls(
+            folder, file, None if video is None else Path(video), None if result in (None, "-") else Path(str(result))
+        )
+
+    @property
+    def recording(self) -> str | None:
+        """Where the recording lies, or None."""
+        place = self.record or self.folder
+        return None if place is None else str(place)
+
+    def prepare(self) -> None:
+        """Makes the folders and writes to each, so that a run does not end in vain.
+
+        Raises:
+            ScenarioError: one can not be written, or is no ordinary file or folder.
+        """
+        if self.folder is not None:
+            _probe(self.folder)
+        for file in (self.record, self.video, self.result):
+            if file is not None and not _is_stream(file):
+                if file.is_dir():
+                    raise ScenarioError(f"can not write {str(file)!r}: it is a folder")
+                _probe(file.parent)
+
+    def discard(self) -> None:
+        """Removes the run's folder if nothing lies in it."""
+        if self.folder is not None:
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
+
+    def save(self, episode: Episode, configuration: str, result: Mapping[str, Any]) -> None:
+        """Writes the run's folder, or the episode to the .npz file, and the result's file.
+
+        Raises:
+            OutputError: something could not be written.
+        """
+        with _saying():
+            text = json.dumps(result, indent=2) + "\n"
+            if self.folder is not None:
+                write_text(self.folder / "scenario.toml", configuration)
+                episode.save(self.folder / "episode.npz")
+                if episode.notes:
+                    write_text(self.folder / "notes.txt", "\n".join(episode.notes) + "\n")
+                write_text(self.folder / "result.json", text)
+            elif self.record is not None and self.record.suffix == ".npz":
+                episode.save(self.record)
+            if self.result is not None:
+                write_text(self.result, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` to `path`, whole or not at all; a device or a pipe is written to directly."""
+    if _is_stream(path):
+        path.write_text(text, "utf-8")
+        return
+    with replacing(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path`, of the same suffix, that takes its place when the block ends without an error."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _saying() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = f" {error.filename!r}" if error.filename else ""
+        raise OutputError(f"can not write{where}: {error.strerror or error}") from error
+
+
+def _probe(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(PROBE))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise ScenarioError(f"can not write in folder {str(folder)!r}: {error.strerror or error}") from error
+
+
+def _is_stream(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _plain_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+
+
+def _unused(path: Path) -> Path:
+    candidate, k = path, 2
+    while candidate.exists():
+        candidate, k = path.with_name(f"{path.name}-{k}"), k + 1
+    return candidate
