@@ -67,10 +67,19 @@ class Problem:
         return self.last.y
 
     def cost(self, controls: np.ndarray) -> np.ndarray:
-        """Cost (N,) of candidates `controls` (N, H, nu); infinite where the prediction broke down."""
+        """Cost (N,) of candidates `controls` (N, H, nu); infinite where the prediction broke down.
+
+        Raises:
+            ValueError: the task's terms do not give one number per step.
+        """
         rollout = self.rollout(controls)
         y, u = rollout.y[:, :, 1:], controls[None]
-        costs = self.task.cost(y, u, self.times).sum(-1)
+        steps = self.task.cost(y, u, self.times)
+        if np.shape(steps) != y.shape[:3]:
+            raise ValueError(
+                f"{self.task.name}'s terms cost {np.shape(steps)} for readings {y.shape}: a residual must be (..., k)"
+            )
+        costs = steps.sum(-1)
         costs += self.task.terminal_cost(y[:, :, -1], u[:, :, -1], self.times[-1])
         # The sum tells whether all are finite, in a third of the passes over them that masks take.
         if not (rollout.valid.all() and math.isfinite(costs.sum())):
