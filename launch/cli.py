@@ -315,7 +315,8 @@ def _console(file: Any) -> Any:
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError
 
-    return _Console(file=file, highlight=False)
+    # Where nobody watches, a line is never wrapped: scripts read it.
+    return _Console(file=file, highlight=False, width=None if file.isatty() else 160)
 
 
 if __name__ == "__main__":

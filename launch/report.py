@@ -64,7 +64,7 @@ class ProgressBar:
 def result_of(episode: Episode, setup: Setup, recording: str | None) -> dict[str, Any]:
     """The run in numbers, JSON types only: the object that `--json` writes."""
     summary = episode.summary()
-    result = {
+    return {
         "scenario": setup.scenario,
         "task": setup.task.name,
         "planner": setup.planner_name,
@@ -83,7 +83,6 @@ def result_of(episode: Episode, setup: Setup, recording: str | None) -> dict[str
         "recording": recording,
         "wall_s": summary["wall_s"],
     }
-    return result
 
 
 def result_table(result: Mapping[str, Any], episode: Episode) -> Table:

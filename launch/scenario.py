@@ -1,4 +1,4 @@
-"""A scenario: a task, the simulator that is its plant, the dynamics and the planner that control it, and their settings.
+"""A scenario: a task, the simulator that is its plant, the dynamics and planner that control it, and their settings.
 
 A scenario is a small TOML file:
 
@@ -214,7 +214,9 @@ def resolve(
     Args:
         scenario: as read.
         clock: `virtual`, or `wall`, under which the scenario's own overrides for it apply.
-        planner, dynamics, simulator: names in place of the scenario's.
+        planner: name of one in place of the scenario's.
+        dynamics: the same.
+        simulator: the same.
         duration: [s].
         overrides: of the planner's settings; text is read as TOML where the setting is not text itself.
 

@@ -36,9 +36,8 @@ def names(group: str) -> list[str]:
 
 
 def origin(group: str, name: str) -> str:
-    """Where the plugin `name` of `group` comes from: the package that brings it, and the object; nothing imported."""
-    entry = _table(group)[name]
-    return f"{entry.value} ({entry.dist.name})" if entry.dist else entry.value
+    """Where the plugin `name` of `group` comes from, `package.module:object`; nothing imported."""
+    return _table(group)[name].value
 
 
 def find(group: str, name: str) -> Any:
