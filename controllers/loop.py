@@ -113,11 +113,11 @@ def run(
                     )
         except KeyboardInterrupt:
             pass
-        took = clocks.perf_counter() - begun
-        # A second Ctrl-C while the planner is waited for only ends the waiting.
-        with contextlib.suppress(KeyboardInterrupt):
-            if (note := pilot.end()) is not None:
-                notes.append(note)
+        finally:
+            took = clocks.perf_counter() - begun
+            # A second Ctrl-C while the planner is waited for only ends the waiting.
+            with contextlib.suppress(KeyboardInterrupt):
+                notes += pilot.end()
         plan_ms, plan_time, plan_cost = log.arrays()
         episode = Episode(
             task=task.name,

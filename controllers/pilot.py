@@ -81,7 +81,7 @@ class Pilot(Protocol):
         """What is to be done at `state`; called once a step."""
         ...
 
-    def end(self) -> str | None:
+    def end(self) -> list[str]:
         """Ends what runs beside the loop; what there is to note about it."""
         ...
 
@@ -153,8 +153,9 @@ class Inline:
             self._log.add(plan, 1e3 * took)
         return Decision(self._pending.popleft(), self._plan, state.time - self._made)
 
-    def end(self) -> None:
+    def end(self) -> list[str]:
         """Nothing to end."""
+        return []
 
 
 @dataclass(frozen=True)
@@ -267,8 +268,9 @@ class Delayed:
         self._schedule.add(_Entry(plan, state.time, state.time + self._lead * self._dt), state.time)
         self._due = self._step + max(self._lead, self._controller.planner.replan)
 
-    def end(self) -> None:
+    def end(self) -> list[str]:
         """Nothing to end."""
+        return []
 
 
 class Threaded:
@@ -360,15 +362,14 @@ class Threaded:
             return Fault("stale", f"the plan is {age:.4g} s old")
         return None
 
-    def end(self) -> str | None:
+    def end(self) -> list[str]:
         """Ends the thread, waiting as long as a planning may take; a hung one is left behind."""
-        if not self._thread.is_alive():
-            return None
-        self._inbox.put(None)
-        self._thread.join(0.0 if self._hung else self._safety.hang)
         if self._thread.is_alive():
-            return "the planner was still planning when the run ended and was left behind"
-        return None
+            self._inbox.put(None)
+            self._thread.join(0.0 if self._hung else self._safety.hang)
+        if self._thread.is_alive():
+            return ["the planner was still planning when the run ended and was left behind"]
+        return []
 
     def _work(self) -> None:
         try:

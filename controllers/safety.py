@@ -108,7 +108,7 @@ class Guard:
         dt: control period [s].
 
     Attributes:
-        events: faults met, at most `MAX_EVENTS` and one more per check: beyond, counts go to the latest of a kind.
+        events: faults met, at most about `MAX_EVENTS`: from then on they count towards the last ones of their kind.
         fallbacks: steps on which a fallback acted in the controller's place.
 
     Raises:
@@ -122,16 +122,18 @@ class Guard:
         self._low, self._high = limits
         nu = limits.shape[1]
         span = self._high - self._low
-        rate = np.asarray(np.inf if safety.rate is None else safety.rate)
-        if rate.shape not in ((), (nu,)):
-            raise ValueError(f"safety: rate has shape {rate.shape}; this robot takes one number or ({nu},)")
-        self._slew = rate * span * dt
+        self._slew: np.ndarray | None = None  # largest change of a control in one step
+        if safety.rate is not None:
+            rate = np.asarray(safety.rate, dtype=float)
+            if rate.shape not in ((), (nu,)):
+                raise ValueError(f"safety: rate has shape {rate.shape}; this robot takes one number or ({nu},)")
+            self._slew = rate * span * dt
         # Actuators without limits have no range; their tolerance is then relative to 1.
         self._slack = _TOLERANCE * np.where(np.isfinite(span), span, 1.0)
         self._zero = np.clip(np.zeros(nu), self._low, self._high)
         self._good = self._applied = self._zero
         self._dt = dt
-        self._latest: dict[str, Event] = {}
+        self._latest: dict[tuple[str, str], Event] = {}
 
     def reset(self, seed: int) -> None:
         """Begins an episode for the fallback controllers."""
@@ -150,16 +152,12 @@ class Guard:
         else:
             chosen, replaced = self._meet(state, fault, u)
         chosen = np.clip(chosen, self._low, self._high)
-        change = chosen - self._applied
-        if np.any(np.abs(change) > self._slew + self._slack):
-            fast = int(np.argmax(np.abs(change) - self._slew))
-            rate = Fault(
-                "rate", f"control {fast} changes by {change[fast]:.4g} in one step, over {self._slew[fast]:.4g}"
-            )
-            chosen, other = self._meet(state, rate, chosen)
-            fault, replaced = fault or rate, replaced or other
+        if self._slew is not None:
+            rate = self._examine_rate(chosen, self._slew)
+            if rate is not None:
+                chosen, other = self._meet(state, rate, chosen)
+                fault, replaced = fault or rate, replaced or other
             change = np.clip(chosen, self._low, self._high) - self._applied
-        if self.safety.rate is not None:
             chosen = self._applied + np.clip(change, -self._slew, self._slew)
         if replaced:
             self.fallbacks += 1
@@ -171,14 +169,20 @@ class Guard:
     def _examine(self, u: np.ndarray) -> Fault | None:
         if not np.isfinite(u).all():
             return Fault("nan", f"control {u} is not finite")
-        over = np.maximum(u - self._high, self._low - u)
-        if np.any(over > self._slack):
-            worst = int(np.argmax(over - self._slack))
-            return Fault(
-                "limits",
-                f"control {worst} is {u[worst]:.4g}, outside [{self._low[worst]:.4g}, {self._high[worst]:.4g}]",
-            )
-        return None
+        over = np.maximum(u - self._high, self._low - u) - self._slack
+        worst = int(over.argmax())
+        if over[worst] <= 0:
+            return None
+        low, high = self._low[worst], self._high[worst]
+        return Fault("limits", f"control {worst} is {u[worst]:.4g}, outside [{low:.4g}, {high:.4g}]")
+
+    def _examine_rate(self, u: np.ndarray, slew: np.ndarray) -> Fault | None:
+        change = np.abs(u - self._applied)
+        over = change - slew - self._slack
+        worst = int(over.argmax())
+        if over[worst] <= 0:
+            return None
+        return Fault("rate", f"control {worst} changes by {change[worst]:.4g} in one step, over {slew[worst]:.4g}")
 
     def _meet(self, state: State, fault: Fault, u: np.ndarray | None) -> tuple[np.ndarray, bool]:
         """The control that answers `fault`, and whether it replaces the controller's."""
@@ -206,13 +210,11 @@ class Guard:
         self._record(time, fault, "none")
 
     def _record(self, time: float, fault: Fault, fallback: str) -> None:
-        latest = self._latest.get(fault.kind)
-        if latest is not None and (
-            (latest.fallback == fallback and time - latest.last < 1.5 * self._dt) or len(self.events) >= MAX_EVENTS
-        ):
+        latest = self._latest.get((fault.kind, fallback))
+        if latest is not None and (time - latest.last < 1.5 * self._dt or len(self.events) >= MAX_EVENTS):
             latest.count += not math.isclose(time, latest.last, abs_tol=0.5 * self._dt)
             latest.last = time
             return
         event = Event(time, fault.kind, fallback, fault.detail, 1, time)
         self.events.append(event)
-        self._latest[fault.kind] = event
+        self._latest[fault.kind, fallback] = event
