@@ -69,6 +69,7 @@ class Compiled:
         """Puts the data at state `x` (nx,), poses and readings computed.
 
         Raises:
+            SimulationError: the state is not finite, or too large (MuJoCo would begin anew, silently).
             ValueError: `x` has another size: it belongs to another robot.
         """
         if x.shape != (self.nx,):
@@ -77,6 +78,7 @@ class Compiled:
         mujoco.mj_setState(self.model, self.data, x[: self.nintegration], INTEGRATION)
         self.data.warning.number[:] = 0  # an old fault is none of this state's
         mujoco.mj_step1(self.model, self.data)
+        check_divergence(self.data)
 
     def set_parameters(self, x: np.ndarray) -> None:
         """Writes the parameters' part of `x` (nx,) into the model."""

@@ -16,7 +16,7 @@ import numpy as np
 from ..robots.plugins import UnknownName
 from ..robots.suite import control_suite, load_environment, parameter_value
 from ..robots.task import Task
-from .compiled import INTEGRATION, Compiled
+from .compiled import INTEGRATION, Compiled, check_divergence
 from .interface import Rollout, Scene, SimulationError, State, check_candidates, check_control, full_state
 
 PREFIX = "dm_control:"
@@ -185,6 +185,7 @@ class _Environment:
         mujoco.mj_setState(self.model, self.data, x[: self.nintegration], INTEGRATION)
         self.data.warning.number[:] = 0
         mujoco.mj_step1(self.model, self.data)
+        check_divergence(self.data)
         self.fault = None
 
     def restore(self, state: State) -> State:
