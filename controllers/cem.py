@@ -95,14 +95,22 @@ class CEM(SamplingPlanner):
             search.memory = elites[: self.keep].copy()
         if search.last and not self.executes_mean():
             return
-        mean = elites.mean(0)
+        # Sums in place, for arrays as small as these are all call overhead.
+        kept, new = self.momentum, (1.0 - self.momentum)
+        mean = elites.sum(0)
+        mean /= len(elites)
         elites -= mean
-        knots = splines.projection(*search.basis.shape, self.spline) @ elites
+        knots = splines.projection(len(mean), self.knots, self.spline) @ elites
         knots *= knots
-        spread = np.sqrt(knots.mean(0))  # their mean is zero already, the projection being linear
-        search.mean = self.momentum * search.mean + (1.0 - self.momentum) * mean
-        search.std = self.momentum * search.std + (1.0 - self.momentum) * spread
-        np.maximum(search.std, self.noise_floor * search.half[: self.knots], out=search.std)
+        std = knots.sum(0)  # of squares: the mean is zero already, the projection being linear
+        std /= len(elites)
+        np.sqrt(std, out=std)
+        if kept:
+            mean *= new
+            mean += kept * search.mean
+            std *= new
+            std += kept * search.std
+        search.mean, search.std = mean, np.maximum(std, self.noise_floor * search.half[: self.knots], out=std)
 
     def executes_mean(self) -> bool:
         """As set."""

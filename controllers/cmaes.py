@@ -47,7 +47,7 @@ class CMAES(SamplingPlanner):
         """The search before its first iteration."""
         search = _Adapted(self, problem, warm, rng)
         search.centre = search.mean
-        steps, grid = splines.knot_steps(*search.basis.shape, self.spline), np.arange(problem.horizon)
+        steps, grid = splines.knot_steps(problem.horizon, self.knots, self.spline), np.arange(problem.horizon)
         at_knots = np.stack([np.interp(steps, grid, column) for column in search.centre.T], axis=1)
         half = search.half[: self.knots]
         scale = np.where(half > 0.0, half, 1.0)
@@ -77,7 +77,7 @@ class CMAES(SamplingPlanner):
         search.knots[0] = 0.0
         search.knots[1:] = search.asked.reshape(search.knots[1:].shape)
         search.knots *= search.half[: self.knots]
-        np.matmul(search.basis, search.knots, out=search.controls)
+        splines.evaluate(len(search.centre), search.knots, self.spline, search.controls)
         search.controls += search.centre
         search.controls[0] = search.mean
 
@@ -86,4 +86,4 @@ class CMAES(SamplingPlanner):
         assert isinstance(search, _Adapted)
         search.strategy.tell(list(zip(search.asked, costs[1:].tolist())))
         mean = search.strategy.mean.reshape(search.knots.shape[1:]) * search.half[: self.knots]
-        search.mean = search.centre + search.basis @ mean
+        search.mean = search.centre + splines.basis(len(search.centre), self.knots, self.spline) @ mean

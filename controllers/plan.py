@@ -1,5 +1,7 @@
 """A plan, which a controller queries by time, and the planners' protocol."""
 
+import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -43,7 +45,7 @@ class Plan:
     def step_at(self, t: float) -> int:
         """Index of the control in force at `t` [s], before clipping to the plan's range."""
         # Clocks sum up dt in floating point: a time just below a step's beginning belongs to that step.
-        return int(np.floor((t - self.time) / self.dt + 1e-6))
+        return math.floor((t - self.time) / self.dt + 1e-6)
 
     def control(self, t: float) -> np.ndarray:
         """The control (nu,) in force at `t` [s]; the first or last one outside the plan's range."""
@@ -55,8 +57,15 @@ class Plan:
 
     def steps_from(self, t: float, horizon: int) -> np.ndarray:
         """Indices (horizon,) of the controls in force from `t` [s] on, the last one repeated beyond the plan's end."""
-        first = max(self.step_at(t), 0)
-        return np.minimum(np.arange(first, first + horizon), len(self.controls) - 1)
+        return _held(max(self.step_at(t), 0), horizon, len(self.controls) - 1)
+
+
+@functools.lru_cache(maxsize=64)
+def _held(first: int, count: int, last: int) -> np.ndarray:
+    """Indices first, first + 1, ... (count,), none beyond `last`; computed once: plans keep pace."""
+    index = np.minimum(np.arange(first, first + count), last)
+    index.flags.writeable = False
+    return index
 
 
 class Planner(Protocol):

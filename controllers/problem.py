@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -38,11 +38,8 @@ class Problem:
 
     @cached_property
     def limits(self) -> np.ndarray:
-        """Control limits (2, nu) to sample within: actuators without limits count as limited to -1 and 1."""
-        limits = self.task.robot.control_limits
-        if np.isfinite(limits).all():
-            return limits
-        return np.where(np.isfinite(limits), limits, np.array([[-1.0], [1.0]]))
+        """Control limits (2, nu) to sample within, read-only: without a limit, an actuator counts as limited to 1."""
+        return _bounded(self.task.robot.control_limits.tobytes())
 
     @cached_property
     def times(self) -> np.ndarray:
@@ -80,8 +77,18 @@ class Problem:
                 f"{self.task.name}'s terms cost {np.shape(steps)} for readings {y.shape}: a residual must be (..., k)"
             )
         costs = steps.sum(-1)
-        costs += self.task.terminal_cost(y[:, :, -1], u[:, :, -1], self.times[-1])
+        if any(term.terminal_weight for term in self.task.terms):
+            costs += self.task.terminal_cost(y[:, :, -1], u[:, :, -1], self.times[-1])
         # The sum tells whether all are finite, in a third of the passes over them that masks take.
         if not (rollout.valid.all() and math.isfinite(costs.sum())):
             costs = np.where(rollout.valid & np.isfinite(costs), costs, np.inf)
         return across_members(costs, self.risk, self.level)
+
+
+@lru_cache(maxsize=64)
+def _bounded(limits: bytes) -> np.ndarray:
+    """Control limits (2, nu), those that are infinite replaced; computed once, since every plan asks for them."""
+    given = np.frombuffer(limits).reshape(2, -1)
+    bounded = np.where(np.isfinite(given), given, np.array([[-1.0], [1.0]]))
+    bounded.flags.writeable = False
+    return bounded

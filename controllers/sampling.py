@@ -37,7 +37,7 @@ class Search:
         low, high: control limits (H, nu), the same in every row.
         rest: the control sequence (H, nu) of an unforced robot: zero, or mid-range where zero is not allowed.
         half: half the control range (H, nu), the same in every row.
-        basis: W (H, K).
+        spline: along the horizon.
         index: steps (H,) of the previous plan that the horizon's steps fall on, or None without one.
         iteration: which one runs, from 0.
         last: whether it is the last one.
@@ -53,7 +53,7 @@ class Search:
         horizon = problem.horizon
         self.rng = rng
         self.low, self.high, self.half, self.rest = _range(problem.limits.tobytes(), horizon)
-        self.basis = splines.basis(horizon, planner.knots, planner.spline)
+        self.spline = planner.spline
         if warm is None:
             self.index, self.mean = None, self.rest
         else:
@@ -85,7 +85,7 @@ class Search:
 
         In the first iteration candidate 1 is rest: it ends a motion that has become useless.
         """
-        np.matmul(self.basis, self.knots, out=self.controls)
+        splines.evaluate(len(around), self.knots, self.spline, self.controls)
         self.controls += around
         self.controls[0] = self.mean
         if self.iteration == 0:

@@ -69,6 +69,26 @@ def basis(horizon: int, knots: int, kind: Spline) -> np.ndarray:
     return weights
 
 
+def evaluate(horizon: int, knots: np.ndarray, kind: Spline, out: np.ndarray) -> None:
+    """Writes the splines through `knots` (N, K, nu) to `out` (N, horizon, nu); both contiguous.
+
+    Raises:
+        ValueError: an unknown kind, or K not between 1 and `horizon`.
+    """
+    n, k, nu = knots.shape
+    if nu <= 4:
+        # One product instead of N small ones, whose overhead outweighs the zeros in it while controls are few.
+        np.matmul(knots.reshape(n, k * nu), _flat_basis(horizon, k, nu, kind), out=out.reshape(n, horizon * nu))
+    else:
+        np.matmul(basis(horizon, k, kind), knots, out=out)
+
+
+@functools.lru_cache(maxsize=64)
+def _flat_basis(horizon: int, knots: int, nu: int, kind: Spline) -> np.ndarray:
+    """The basis (K nu, H nu) of control sequences and knots laid out flat."""
+    return np.ascontiguousarray(np.kron(basis(horizon, knots, kind), np.eye(nu)).T)
+
+
 @functools.lru_cache(maxsize=64)
 def projection(horizon: int, knots: int, kind: Spline) -> np.ndarray:
     """The least-squares inverse (K, H) of the basis: the knots whose spline is nearest to a control sequence."""

@@ -63,6 +63,15 @@ def test_projection_recovers_the_knots(kind):
     np.testing.assert_allclose(product, np.eye(7), atol=1e-10)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("nu", [1, 3, 4, 5, 8])
+def test_evaluation_is_the_basis_times_the_knots(kind, nu):
+    knots = np.random.default_rng(0).normal(size=(5, 6, nu))
+    out = np.empty((5, 13, nu))
+    splines.evaluate(13, knots, kind, out)
+    np.testing.assert_allclose(out, np.einsum("hk,nku->nhu", splines.basis(13, 6, kind), knots), atol=1e-12)
+
+
 def test_shared_bases_can_not_be_written():
     with pytest.raises(ValueError, match="read-only"):
         splines.basis(10, 3, "linear")[0, 0] = 2.0
