@@ -165,10 +165,10 @@ def _drive(
         if fault is not None and fault.fatal:
             if not reason:
                 reason = _blame(fault, state, notes)
-                deadline = ticker.now() + guard.safety.grace
-                if not wall:
+                deadline = ticker.now() + (guard.safety.grace if wall else 0.0)
+                if ticker.now() >= deadline:
                     guard.note(state.time, fault)
-            if not wall or ticker.now() >= deadline:
+            if ticker.now() >= deadline:
                 break
         u, met = guard.apply(state, decision.u, fault)
         try:

@@ -158,7 +158,7 @@ class Inline:
         return []
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # plans hold arrays, which do not compare to one truth value
 class _Entry:
     """A plan, the time of the state that it was made from, and the time from which it is in force [s]."""
 
@@ -400,8 +400,8 @@ class Threaded:
     def _finish(self, entry: _Entry, begun: float) -> None:
         took = self._now() - begun
         self._recent.append(took)
-        self._log.add(entry.plan, 1e3 * took)
         self._schedule.add(entry, self._newest)
+        self._log.add(entry.plan, 1e3 * took)
 
     def _lead(self, old: float) -> int:
         """Whole steps until a planning that begins now, from a state `old` [s], will be over."""
