@@ -1,5 +1,7 @@
 """A robot's compiled MuJoCo model: how a state is packed into `x`, and where the readings are."""
 
+import copy
+
 import mujoco
 import numpy as np
 
@@ -30,7 +32,7 @@ class Compiled:
 
     def __init__(self, robot: Robot, model: mujoco.MjModel | None = None, data: mujoco.MjData | None = None) -> None:
         self.robot = robot
-        self.model = robot.spec().compile() if model is None else model
+        self.model = copy.copy(robot.model) if model is None else model  # many times faster than to compile
         self.data = mujoco.MjData(self.model) if data is None else data
         self.substeps = whole_ratio(robot.dt, self.model.opt.timestep, robot.name)
         self.nintegration = mujoco.mj_stateSize(self.model, INTEGRATION)
