@@ -117,14 +117,14 @@ def run_all(scenarios: list[str], seeds: list[int], clock: str, results: Path) -
 def step_times(scenarios: list[str], results: Path) -> dict[str, tuple[float, float]]:
     """Median planning time per control step and control period [s], all cores for one process, by scenario."""
     from trimtab import robots
-    from trimtab.launch.scenario import load_scenario
+    from trimtab.launch.scenario import find
 
     kept: dict[str, tuple[float, float]] = json.loads(results.read_text()) if results.exists() else {}
     cores = os.sched_getaffinity(0)
     for name in scenarios:
         if name not in kept:
-            scenario = load_scenario(name)
-            dt, replan = robots.load(scenario.task).robot.dt, scenario.planner.get("replan", 1)
+            scenario = find(name)
+            dt, replan = robots.load(scenario.task).robot.dt, scenario.settings.get("replan", 1)
             row = episode(name, 0, cores, duration=dt * replan * 25)
             if "error" not in row:
                 kept[name] = (row["plan_ms"]["p50"] / 1e3 / replan, dt)

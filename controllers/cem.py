@@ -32,6 +32,8 @@ class CEM(SamplingPlanner):
         keep: number of best candidates tried again.
         momentum: share of the old mean and standard deviation that an update keeps.
         noise_floor: least standard deviation, as a fraction of half the control range.
+        decades: the noise of each candidate is scaled by 10^-r, r uniform on [0, decades]: bold and careful candidates
+            at once, for tasks that swing up and then balance; 0 is one scale for all.
         colour: exponent of the noise's power along the knots, 1/f^colour; 0 is white.
         decay: the number of samples is divided by this from one iteration to the next, down to twice the elites.
         execute: `best`, the best candidate seen, or `mean`, the last mean (unless it is worse than the
@@ -43,6 +45,7 @@ class CEM(SamplingPlanner):
     momentum: float = 0.1
     noise_floor: float = 0.05
     colour: float = 0.0
+    decades: float = 0.0
     decay: float = 1.0
     execute: Literal["best", "mean"] = "best"
 
@@ -51,7 +54,7 @@ class CEM(SamplingPlanner):
         require_share(self, "elites")
         if self.elites == 0.0:
             raise ValueError("elites is 0; it must be above 0")
-        require_at_least(self, keep=0, noise_floor=0, colour=0, decay=1)
+        require_at_least(self, keep=0, noise_floor=0, colour=0, decades=0, decay=1)
         require_share(self, "momentum", one=False)
         if self.keep > self.samples - 2:
             raise ValueError(
@@ -79,6 +82,8 @@ class CEM(SamplingPlanner):
         if self.colour:
             search.knots = splines.colouring(self.knots, self.colour) @ search.knots
         search.knots *= search.std
+        if self.decades:
+            search.knots *= 10.0 ** search.rng.uniform(-self.decades, 0.0, (len(search.knots), 1, 1))
         search.spread(search.mean)
         if isinstance(search.memory, np.ndarray) and len(search.memory):
             count = min(len(search.memory), len(search.controls) - 2)

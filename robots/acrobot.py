@@ -1,6 +1,11 @@
 """Acrobot: two hinged links with a motor at the elbow only (Coulom, 2002, after Spong, 1995)."""
 
 import functools
+import math
+
+import mujoco
+import numpy as np
+from scipy.linalg import solve_discrete_are
 
 from .arrays import Array, namespace, norm
 from .layout import Reading, View
@@ -23,12 +28,7 @@ ROBOT = Robot(
 
 
 class _Swingup:
-    """What the acrobot's tasks measure, with the lengths and masses that its model has.
-
-    With a_1, a_2 the links' angles from upright and w_1, w_2 their rates, the mechanical energy is
-
-        1/2 A w_1^2 + 1/2 B w_2^2 + C cos(a_2 - a_1) w_1 w_2 + G_1 cos a_1 + G_2 cos a_2
-    """
+    """What the acrobot's tasks measure, with the lengths that its model has."""
 
     def __init__(self, sparse: bool) -> None:
         model = ROBOT.model
@@ -38,14 +38,6 @@ class _Swingup:
         self.target = float(model.site("target").pos[2] - first.pos[2])  # above the shoulder
         self.radius = float(model.site("target").size[0])
         self.margin = 0.0 if sparse else 1.0
-        m1, m2, c1, c2 = (float(v) for v in (first.mass[0], second.mass[0], first.ipos[2], second.ipos[2]))
-        gravity = float(-model.opt.gravity[2])
-        self.inertias = (
-            float(first.inertia[1]) + m1 * c1 * c1 + m2 * self.upper * self.upper,
-            float(second.inertia[1]) + m2 * c2 * c2,
-            m2 * self.upper * c2,
-        )
-        self.weights = (gravity * (m1 * c1 + m2 * self.upper), gravity * m2 * c2)
 
     def directions(self, y: View) -> tuple[Array, Array, Array, Array]:
         """Sines and cosines of the links' angles from upright."""
@@ -58,23 +50,6 @@ class _Swingup:
         """From the tip to the target [m]."""
         sin1, sin2, cos1, cos2 = y.once(self.directions)
         return norm(self.upper * sin1 + self.lower * sin2, self.upper * cos1 + self.lower * cos2 - self.target)
-
-    def energy(self, y: View) -> Array:
-        """Mechanical energy [J], 0 with both links level and at rest."""
-        sin1, sin2, cos1, cos2 = y.once(self.directions)
-        w1 = y.shoulder_velocity
-        w2 = w1 + y.elbow_velocity
-        a, b, c = self.inertias
-        kinetic = (0.5 * a) * (w1 * w1) + (0.5 * b) * (w2 * w2) + c * (cos1 * cos2 + sin1 * sin2) * (w1 * w2)
-        return kinetic + self.weights[0] * cos1 + self.weights[1] * cos2
-
-    def off_top(self, y: View, u: Array, t: Array) -> Array:
-        """Difference to the energy at rest on top, as a share of that from the bottom to the top.
-
-        The swing has to be pumped up over longer than planners look ahead; energy tells them that they are on the way.
-        """
-        top = sum(self.weights)
-        return column(abs(y.once(self.energy) - top) / (2.0 * top))
 
     def reward(self, y: View, u: Array) -> Array:
         """dm_control's reward: 1 with the tip within the target, sparse or falling off over a metre."""
@@ -91,6 +66,61 @@ class _Swingup:
         return column(namespace(first).exp(-y.once(self.distance)) * (first * first + second * second))
 
 
+class _Catch:
+    """What it takes to balance from a state: log(1 + x'Sx), x = (angles from upright, rates).
+
+    x'Sx is the cost-to-go of the linear-quadratic regulator about upright, scaled so that the regulator needs no more
+    than the full control just where it is 1. Only the states with a small one can be caught at all, and planners that
+    see a second ahead find them no other way (Spong, The swing up control problem for the acrobot, 1995, switches to
+    that regulator there).
+    """
+
+    def __init__(self) -> None:
+        self.matrix = _balance_cost(ROBOT.model)
+
+    def effort(self, y: View, u: Array, t: Array) -> Array:
+        """The logarithm keeps what is far from upright, where the linear model means nothing, from mattering."""
+        xp = namespace(y.shoulder)
+        x = (_wrapped(y.shoulder), _wrapped(y.elbow), y.shoulder_velocity, y.elbow_velocity)
+        value = 0.0
+        for i, row in enumerate(self.matrix):
+            # x'Sx = sum_i x_i (S_ii x_i + 2 sum_{j>i} S_ij x_j)
+            inner = float(row[i]) * x[i]
+            for j in range(i + 1, len(x)):
+                inner = inner + (2.0 * float(row[j])) * x[j]
+            value = value + x[i] * inner
+        return column(xp.log1p(value))
+
+
+def _wrapped(angle: Array) -> Array:
+    """`angle` [rad] within -pi and pi."""
+    turn = 2.0 * math.pi
+    return angle - turn * namespace(angle).floor(angle / turn + 0.5)
+
+
+def _balance_cost(model: mujoco.MjModel) -> np.ndarray:
+    """S (4, 4) of the regulator about upright, from central differences of MuJoCo's step (its own refuse Runge-Kutta).
+
+    Of the costs, Q = diag(1, 1, 0.1, 0.1) and R = 1 a second.
+    """
+    data, eps = mujoco.MjData(model), 1e-6
+
+    def step(z: np.ndarray) -> np.ndarray:
+        mujoco.mj_resetData(model, data)
+        data.qpos[:], data.qvel[:], data.ctrl[:] = z[:2], z[2:4], z[4:]
+        mujoco.mj_step(model, data)
+        return np.concatenate([data.qpos, data.qvel])
+
+    jacobian = np.stack([(step(eps * e) - step(-eps * e)) / (2.0 * eps) for e in np.eye(5)], axis=1)
+    a, b = jacobian[:, :4], jacobian[:, 4:]
+    dt = model.opt.timestep
+    q, r = dt * np.diag([1.0, 1.0, 0.1, 0.1]), dt * np.eye(1)
+    s = solve_discrete_are(a, b, q, r)
+    gain = np.linalg.solve(r + b.T @ s @ b, b.T @ s @ a)
+    # max |Kx| over x'Sx <= 1 is sqrt(K S^-1 K'): scaled, it is the control limit, 1.
+    return s * float((gain @ np.linalg.solve(s, gain.T))[0, 0])
+
+
 def _task(name: str, sparse: bool) -> Task:
     measure, smooth = _Swingup(sparse), _Swingup(sparse=False)
     return Task(
@@ -99,9 +129,9 @@ def _task(name: str, sparse: bool) -> Task:
         score=measure.reward,
         terms=(
             Term("reward", missing(smooth.reward)),  # a sparse reward plans badly: both plan on the smooth one
-            Term("energy", smooth.off_top, weight=2.0),
             Term("distance", smooth.off_target, weight=0.025),
             Term("link_velocity", smooth.speed_at_target, weight=0.002),
+            Term("catch", _Catch().effort, weight=0.1),
         ),
         start=suite_start("acrobot", name),
         duration=10.0,

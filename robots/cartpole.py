@@ -6,7 +6,7 @@ from collections.abc import Callable
 from .arrays import Array, entry, namespace
 from .layout import Reading, View
 from .rewards import tolerance
-from .shaping import missing
+from .shaping import column, missing
 from .suite import suite_spec, suite_start
 from .task import Robot, Task, Term
 
@@ -46,12 +46,21 @@ def _upright(y: View) -> Array:
     return y.once(height) > 0.95
 
 
+def _off_centre(y: View, u: Array, t: Array) -> Array:
+    """The cart's distance from the centre [m], as far as the pole is up."""
+    return column(abs(y.cart) * (0.5 + 0.5 * namespace(y.pole).cos(y.pole)))
+
+
+_SHARPER = (Term("sparse_reward", missing(sparse_reward), weight=0.5), Term("centre", _off_centre, weight=0.1))
+
+
 def _task(name: str, score: Callable[[View, Array], Array]) -> Task:
     return Task(
         name=f"cartpole-{name}",
         robot=ROBOT,
         score=score,
-        terms=(Term("reward", missing(smooth_reward)),),  # a sparse reward plans badly: all plan on the dense one
+        # A sparse reward plans badly: all plan on the dense one, which the sparse one only sharpens.
+        terms=(Term("reward", missing(smooth_reward)), *(_SHARPER if name.endswith("_sparse") else ())),
         start=suite_start("cartpole", name),
         duration=10.0,
         goal=_upright,

@@ -4,9 +4,9 @@ import functools
 
 import mujoco
 
-from .arrays import Array, entry, indicator, namespace, norm, positive
+from .arrays import Array, entry, indicator, norm, positive
 from .layout import Reading, View
-from .shaping import column, missing
+from .shaping import capped, column, missing
 from .suite import suite_spec, suite_start
 from .task import Parameter, Robot, Task, Term
 
@@ -70,7 +70,7 @@ def spin_reward(y: View, u: Array) -> Array:
 
 def _missing_spin(y: View, u: Array, t: Array) -> Array:
     # A margin over the speed asked for keeps the reward while the finger draws back for the next stroke.
-    return column(1.4 - namespace(y.spinner_velocity).clip(y.spinner_velocity * (-1.0 / SPIN_VELOCITY), -1.0, 1.4))
+    return column(2.5 - capped(y.spinner_velocity * (-1.0 / SPIN_VELOCITY), -1.0, 2.5))
 
 
 def spin() -> Task:
@@ -79,7 +79,7 @@ def spin() -> Task:
         name="finger-spin",
         robot=SPIN_ROBOT,
         score=spin_reward,
-        terms=(Term("reward", missing(spin_reward)), Term("spin", _missing_spin)),
+        terms=(Term("reward", missing(spin_reward), weight=2.0), Term("spin", _missing_spin)),
         start=suite_start("finger", "spin"),
         duration=20.0,
     )

@@ -109,7 +109,6 @@ _POSE = (
     Term("height", _low),
     Term("upright", _lean, weight=0.5),
     Term("foot", _tilted_foot, weight=0.3),
-    Term("balance", _off_foot),
 )
 
 
@@ -118,7 +117,12 @@ def _stand() -> Task:
         name="hopper-stand",
         robot=ROBOT,
         score=stand_reward,
-        terms=(Term("reward", missing(stand_reward)), *_POSE, Term("drift", _drift, weight=0.05)),
+        terms=(
+            Term("reward", missing(stand_reward)),
+            *_POSE,
+            Term("balance", _off_foot),
+            Term("drift", _drift, weight=0.05),
+        ),
         start=suite_start("hopper", "stand"),
         duration=20.0,
         trace="torso",
@@ -131,7 +135,12 @@ def _hop() -> Task:
         name="hopper-hop",
         robot=ROBOT,
         score=hop_reward,
-        terms=(Term("reward", missing(hop_reward)), *_POSE, Term("speed", _slow, weight=0.5)),
+        terms=(
+            Term("reward", missing(hop_reward), weight=3.0),
+            *_POSE,
+            Term("balance", _off_foot, weight=0.5),
+            Term("speed", _slow),
+        ),
         start=suite_start("hopper", "hop"),
         duration=20.0,
         trace="torso",

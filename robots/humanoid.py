@@ -21,6 +21,12 @@ WALK_SPEED = 1.0
 RUN_SPEED = 10.0
 """Speed [m/s] at which running earns the full reward, dm_control's `_RUN_SPEED`."""
 
+STEP_TIME = 0.2
+"""How far ahead [s] the centre of mass should be over the feet while walking."""
+
+LOW_HEAD = 0.9
+"""Height of the head [m] below which speed counts for nothing."""
+
 UPRIGHT = 0.9
 """Cosine of the torso's tilt from which on the humanoid is upright."""
 
@@ -93,6 +99,19 @@ def _off_feet(y: View, u: Array, t: Array) -> Array:
     return column(norm(*off))
 
 
+def _off_step(y: View, u: Array, t: Array) -> Array:
+    """As `_off_feet`, of where the centre of mass will be in `STEP_TIME`: while walking it leads the feet."""
+    ahead = [entry(y.com, i) + STEP_TIME * entry(y.com_velocity, i) for i in (0, 1)]
+    off = [ahead[i] - 0.5 * (entry(y.left_foot, i) + entry(y.right_foot, i)) for i in (0, 1)]
+    return column(norm(*off))
+
+
+def _slow(y: View, u: Array, t: Array, speed: float) -> Array:
+    """What speed along x lacks to `speed`, as far as the head is up; it gives the walk one direction to keep."""
+    up = capped((entry(y.head, 2) - LOW_HEAD) / (STAND_HEIGHT - LOW_HEAD), 0.0, 1.0)
+    return column(1.0 - up * capped(entry(y.com_velocity, 0) / speed, -1.0, 1.0))
+
+
 def _drift(y: View, u: Array, t: Array) -> Array:
     return column(entry(y.com_velocity, 0) ** 2 + entry(y.com_velocity, 1) ** 2)
 
@@ -106,11 +125,7 @@ def _moves(y: View, speed: float) -> Array:
     return namespace(y.head).logical_and(_stands(y), _ground_speed(y) >= SUCCESS_SHARE * speed)
 
 
-_POSE = (
-    Term("height", _low, weight=0.5),
-    Term("upright", _lean, weight=0.2),
-    Term("balance", _off_feet, weight=0.3),
-)
+_POSE = (Term("height", _low, weight=0.5), Term("upright", _lean, weight=0.2))
 
 
 def _stand() -> Task:
@@ -118,7 +133,12 @@ def _stand() -> Task:
         name="humanoid-stand",
         robot=ROBOT,
         score=stand_reward,
-        terms=(Term("reward", missing(stand_reward)), *_POSE, Term("drift", _drift, weight=0.02)),
+        terms=(
+            Term("reward", missing(stand_reward)),
+            *_POSE,
+            Term("balance", _off_feet, weight=0.3),
+            Term("drift", _drift, weight=0.02),
+        ),
         start=suite_start("humanoid", "stand"),
         duration=25.0,
         trace="position",
@@ -132,7 +152,12 @@ def _move(name: str, speed: float) -> Task:
         name=f"humanoid-{name}",
         robot=ROBOT,
         score=reward,
-        terms=(Term("reward", missing(reward)), *_POSE),
+        terms=(
+            Term("reward", missing(reward)),
+            *_POSE,
+            Term("balance", _off_step, weight=0.3),
+            Term("speed", functools.partial(_slow, speed=speed), weight=0.3),
+        ),
         start=suite_start("humanoid", name),
         duration=25.0,
         trace="position",

@@ -1,14 +1,16 @@
-"""The energy that the swing-up tasks' terms speak of, against MuJoCo's own."""
+"""What the swing-up tasks' terms speak of, against MuJoCo: the pendulum's energy, the acrobot's balance."""
+
+import copy
 
 import mujoco
 import numpy as np
 import pytest
 from trimtab import robots
+from trimtab.robots import acrobot
 
 
-@pytest.mark.parametrize("name", ["acrobot-swingup", "pendulum-swingup"])
-def test_the_energy_term_measures_mujocos_energy(name):
-    task = robots.load(name)
+def test_the_pendulums_energy_term_measures_mujocos_energy():
+    task = robots.load("pendulum-swingup")
     model = task.robot.model
     data = mujoco.MjData(model)
 
@@ -17,12 +19,38 @@ def test_the_energy_term_measures_mujocos_energy(name):
         mujoco.mj_forward(model, data)
         return data.energy.sum()
 
-    top, bottom = energy(np.zeros(model.nq), np.zeros(model.nv)), energy([np.pi] + [0] * (model.nq - 1), 0)
-    unit = {"acrobot": top - bottom, "pendulum": (top - bottom) / 2}[task.robot.name]
+    top, bottom = energy(0.0, 0.0), energy(np.pi, 0.0)
     (term,) = (term for term in task.terms if term.name == "energy")
     rng = np.random.default_rng(0)
     for _ in range(10):
-        qpos, qvel = rng.uniform(-np.pi, np.pi, model.nq), 4.0 * rng.standard_normal(model.nv)
+        qpos, qvel = rng.uniform(-np.pi, np.pi, 1), 4.0 * rng.standard_normal(1)
         y = task.robot.layout(np.concatenate([qpos, qvel]))
-        found = term.norm(term.residual(y, np.zeros(task.robot.nu), 0.0))
-        assert found == pytest.approx(abs(energy(qpos, qvel) - top) / unit, rel=1e-10)
+        found = term.norm(term.residual(y, np.zeros(1), 0.0))
+        assert found == pytest.approx(abs(energy(qpos, qvel) - top) / ((top - bottom) / 2.0), rel=1e-10)
+
+
+def test_the_acrobots_catch_term_tells_what_its_regulator_can_catch():
+    """The regulator that belongs to the term's matrix balances MuJoCo's acrobot from well inside x'Sx <= 1."""
+    model = acrobot.ROBOT.model
+    matrix = acrobot._balance_cost(model)
+    data = mujoco.MjData(model)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        x = rng.standard_normal(4)
+        x *= 0.5 / np.sqrt(x @ matrix @ x)
+        data.qpos[:], data.qvel[:], data.ctrl[:] = x[:2], x[2:], 0.0
+        values = []
+        for _ in range(300):
+            # One step of value descent: the control that brings x'Sx down most, among those within the limits.
+            trials = []
+            for u in np.linspace(-1.0, 1.0, 21):
+                trial = copy.copy(data)
+                trial.ctrl[:] = u
+                mujoco.mj_step(model, trial)
+                z = np.concatenate([trial.qpos, trial.qvel])
+                trials.append((z @ matrix @ z, u))
+            data.ctrl[:] = min(trials)[1]
+            mujoco.mj_step(model, data)
+            values.append(min(trials)[0])
+        assert max(values) < 1.0
+        assert values[-1] < 0.5 * values[0]
