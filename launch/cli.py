@@ -5,8 +5,8 @@ valid choices and the nearest.
 """
 
 import contextlib
-import dataclasses
 import io
+import itertools
 import json
 import os
 import re
@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
@@ -128,7 +128,7 @@ def _dispatch(arguments: list[str]) -> int:
     command, *rest = arguments
     commands: dict[str, Callable[[list[str]], int]] = {"list": _list, "run": _run}
     if command not in commands:
-        raise _unknown("option" if command.startswith("-") else "command", command, commands)
+        raise _unknown("command", command, [*commands, "--help", "--version"])
     return commands[command](rest)
 
 
@@ -145,10 +145,12 @@ def _parse(kind: type, arguments: list[str]) -> Any:
         ValueError: they do not fit.
         SystemExit: help was asked for, and printed.
     """
-    flags = [f"--{f.name}" for f in dataclasses.fields(kind)] + ["--help"]
+    hints = get_type_hints(kind, include_extras=True)
+    positional = {name for name, hint in hints.items() if tyro.conf.Positional in getattr(hint, "__metadata__", ())}
+    flags = ["-h", "--help", *(f"--{name}" for name in hints if name not in positional)]
     for argument in arguments:
         flag = argument.partition("=")[0]
-        if flag.startswith("--") and flag not in flags:
+        if re.match(r"--?[a-zA-Z]", flag) and flag not in flags:
             raise _unknown("option", flag, flags)
     complaint = io.StringIO()
     try:
@@ -161,12 +163,19 @@ def _parse(kind: type, arguments: list[str]) -> Any:
             raise
     # tyro draws a box; its first part, up to the rule, says what is wrong.
     lines = [line.strip(" │") for line in complaint.getvalue().splitlines()[1:]]
-    said = " ".join(line for line in lines[: next((i for i, line in enumerate(lines) if "──" in line), None)])
+    said = " ".join(itertools.takewhile(lambda line: "──" not in line, lines))
     if said.startswith("Missing from"):
         from .scenario import names
 
         raise Wrong(f"trimtab run takes a SCENARIO: one of {', '.join(names())}, a .toml file or a task")
-    raise Wrong(said)
+    if found := re.match(r"Error parsing (--\w+)", said):
+        from .scenario import describe
+
+        flag = found[1]
+        given = [a.partition("=")[2] for a in arguments if a.startswith(f"{flag}=")]
+        given += [value for a, value in itertools.pairwise(arguments) if a == flag]
+        raise Wrong(f"{flag} takes {describe(get_type_hints(kind)[flag[2:]])}, not {given[-1]!r}")
+    raise Wrong(said.replace("Unrecognized options:", "unexpected:"))
 
 
 def _list(arguments: list[str]) -> int:

@@ -91,10 +91,11 @@ class Outputs:
                 _probe(file.parent)
 
     def discard(self) -> None:
-        """Removes the run's folder if nothing lies in it."""
+        """Removes the run's folder, and the one it lies in, if nothing lies in them."""
         if self.folder is not None:
             with contextlib.suppress(OSError):
                 self.folder.rmdir()
+                self.folder.parent.rmdir()
 
     def save(self, episode: Episode, configuration: str, result: Mapping[str, Any]) -> None:
         """Writes the run's folder, or the episode to the .npz file, and the result's file.

@@ -278,7 +278,7 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
         if isinstance(base, type) and issubclass(base, Mapping) and isinstance(value, Mapping):
             return dict(value)
     near = _nearest(value, [c for option in _options(hint) for c in typing.get_args(option) if isinstance(c, str)])
-    raise ScenarioError(f"{where} takes {_describe(hint)}, not {value!r}{near}")
+    raise ScenarioError(f"{where} takes {describe(hint)}, not {value!r}{near}")
 
 
 def _settings(kind: Any, given: Mapping[str, Any], where: str, dt: float, text: bool = False) -> dict[str, Any]:
@@ -379,7 +379,8 @@ def _options(hint: Any) -> tuple[Any, ...]:
     return (hint,)
 
 
-def _describe(hint: Any) -> str:
+def describe(hint: Any) -> str:
+    """What the type `hint` takes, in words."""
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     said = []
     for option in _options(hint):
