@@ -4,7 +4,7 @@ It is written after the run, from the recorded states, to a file and to nothing 
 could block. Open it with `rerun F.rrd`.
 
     /world/BODY/GEOM     shapes, static; each body's pose over time
-    /world/trace         the path of the task's traced reading
+    /world/trace         the path of the place that the task traces
     /readings/NAME, /controls/NAME, /reward, /cost
 """
 
@@ -78,7 +78,7 @@ def _log_curves(stream: rr.RecordingStream, episode: Episode, task: Task) -> Non
     curves("reward", ("",), episode.time[1:], episode.reward[:, None])
     curves("cost", ("",), episode.time[1:], episode.cost[:, None])
     if task.trace is not None and len(episode) > 0:
-        path = episode.y[:, task.robot.layout[task.trace]]
+        path = task.trace(task.robot.layout(episode.y))
         stream.log("world/trace", rr.LineStrips3D([path], colors=[[255, 180, 60]], radii=[-1.0]), static=True)
 
 

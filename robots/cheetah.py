@@ -1,6 +1,7 @@
 """Cheetah: a planar runner with a back and a front leg of three joints each (Wawrzynski, 2009)."""
 
 import math
+import operator
 
 import mujoco
 import numpy as np
@@ -77,7 +78,7 @@ def _run() -> Task:
         ),
         start=suite_start("cheetah", "run"),
         duration=10.0,
-        trace="torso",
+        trace=operator.attrgetter("torso"),
         goal=_running,
     )
 

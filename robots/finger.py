@@ -1,6 +1,7 @@
 """Finger: two links that spin, or turn to a target, a body on a hinge (after Tassa, Lendl and Todorov, 2016)."""
 
 import functools
+import operator
 
 import mujoco
 
@@ -134,7 +135,7 @@ def _turn(name: str) -> Task:
         ),
         start=suite_start("finger", name, PARAMETERS),
         duration=20.0,
-        trace="fingertip",
+        trace=operator.attrgetter("fingertip"),
     )
 
 

@@ -1,6 +1,7 @@
 """Fish: swims in a dense fluid with tail and fins, to turn upright or to reach a target (Tassa et al., 2018)."""
 
 import functools
+import operator
 
 import mujoco
 
@@ -92,7 +93,7 @@ def _upright() -> Task:
         terms=(Term("reward", missing(upright_reward)), Term("upright", _lean, weight=0.5)),
         start=suite_start("fish", "upright", ROBOT.parameters),
         duration=40.0,
-        trace="mouth",
+        trace=operator.attrgetter("mouth"),
         goal=_is_upright,
     )
 
@@ -111,7 +112,7 @@ def _swim() -> Task:
         ),
         start=suite_start("fish", "swim", ROBOT.parameters),
         duration=40.0,
-        trace="mouth",
+        trace=operator.attrgetter("mouth"),
         goal=functools.partial(_in_target, radius=radius),
     )
 

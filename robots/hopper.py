@@ -2,6 +2,7 @@
 
 import functools
 import math
+import operator
 
 import mujoco
 
@@ -125,7 +126,7 @@ def _stand() -> Task:
         ),
         start=suite_start("hopper", "stand"),
         duration=20.0,
-        trace="torso",
+        trace=operator.attrgetter("torso"),
         goal=_stands,
     )
 
@@ -143,7 +144,7 @@ def _hop() -> Task:
         ),
         start=suite_start("hopper", "hop"),
         duration=20.0,
-        trace="torso",
+        trace=operator.attrgetter("torso"),
         goal=_hops,
     )
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import operator
 
 import mujoco
 
@@ -141,7 +142,7 @@ def _stand() -> Task:
         ),
         start=suite_start("humanoid", "stand"),
         duration=25.0,
-        trace="position",
+        trace=operator.attrgetter("position"),
         goal=_stands,
     )
 
@@ -160,7 +161,7 @@ def _move(name: str, speed: float) -> Task:
         ),
         start=suite_start("humanoid", name),
         duration=25.0,
-        trace="position",
+        trace=operator.attrgetter("position"),
         goal=functools.partial(_moves, speed=speed),
     )
 

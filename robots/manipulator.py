@@ -1,5 +1,7 @@
 """Manipulator: a planar arm with a hand, to bring a ball to a target."""
 
+import operator
+
 import mujoco
 
 from .arrays import Array, entry, norm
@@ -98,7 +100,7 @@ def bring_ball() -> Task:
         ),
         start=suite_start("manipulator", "bring_ball", PARAMETERS),
         duration=10.0,
-        trace="grasp",
+        trace=operator.attrgetter("grasp"),
     )
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import operator
 
 import mujoco
 
@@ -88,7 +89,7 @@ def _move(name: str, speed: float) -> Task:
         ),
         start=suite_start("quadruped", name),
         duration=DURATION,
-        trace="position",
+        trace=operator.attrgetter("position"),
         goal=functools.partial(_moves, speed=speed),
     )
 

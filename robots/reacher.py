@@ -1,6 +1,7 @@
 """Reacher: two links in a plane whose fingertip is to be brought to a target, drawn anew for every episode."""
 
 import functools
+import operator
 
 import mujoco
 
@@ -73,7 +74,7 @@ def _task(name: str) -> Task:
         ),
         start=suite_start("reacher", name, PARAMETERS),
         duration=20.0,
-        trace="finger",
+        trace=operator.attrgetter("finger"),
     )
 
 

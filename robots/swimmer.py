@@ -1,6 +1,7 @@
 """Swimmer: a planar chain of six links in a viscous fluid (Coulom, 2002), to bring its nose to a target."""
 
 import functools
+import operator
 
 import mujoco
 
@@ -86,7 +87,7 @@ def _swimmer6() -> Task:
         ),
         start=suite_start("swimmer", "swimmer6", ROBOT.parameters),
         duration=30.0,
-        trace="nose",
+        trace=operator.attrgetter("nose"),
         goal=functools.partial(_in_target, radius=radius),
     )
 

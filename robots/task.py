@@ -146,7 +146,7 @@ class Task:
         terms: what planners minimise.
         start: draws the beginning of an episode.
         duration: of an episode [s].
-        trace: the reading (3,) drawn as trail and candidate lines, or None.
+        trace: (readings seen by name) -> place (..., 3) [m] that viewers draw as trail and candidate lines, or None.
         goal: (readings seen by name) -> (...) bool, True where the task is achieved; by default reward at least 0.9
             under zero control.
         end: (readings seen by name) -> (...) bool, True where the episode terminates; by default never.
@@ -158,7 +158,7 @@ class Task:
     terms: tuple[Term, ...]
     start: Callable[[np.random.Generator], Start]
     duration: float
-    trace: str | None = None
+    trace: Callable[[View], Array] | None = None
     goal: Callable[[View], Array] | None = None
     end: Callable[[View], Array] | None = None
     info: Mapping[str, float] = field(default_factory=dict)

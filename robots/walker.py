@@ -2,6 +2,7 @@
 
 import functools
 import math
+import operator
 
 import mujoco
 
@@ -96,7 +97,7 @@ def _stand() -> Task:
         ),
         start=suite_start("walker", "stand"),
         duration=25.0,
-        trace="torso",
+        trace=operator.attrgetter("torso"),
         goal=_stands,
     )
 
@@ -113,7 +114,7 @@ def _move(name: str, speed: float) -> Task:
         ),
         start=suite_start("walker", name),
         duration=25.0,
-        trace="torso",
+        trace=operator.attrgetter("torso"),
         goal=functools.partial(_moves, speed=speed),
     )
 
