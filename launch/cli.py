@@ -161,9 +161,9 @@ def _parse(kind: type, arguments: list[str]) -> Any:
     except SystemExit as leaving:
         if not leaving.code:
             raise
-    # tyro draws a box; its first part, up to the rule, says what is wrong.
-    lines = [line.strip(" │") for line in complaint.getvalue().splitlines()[1:]]
-    said = " ".join(itertools.takewhile(lambda line: "──" not in line, lines))
+    # tyro draws a box, or rules only where the terminal knows no boxes: title, what is wrong, and more between rules.
+    _, wrong, *_ = re.split("[─-]{3,}", complaint.getvalue())
+    said = " ".join(re.sub("[╭╮│╰╯]", " ", wrong).split())
     if said.startswith("Missing from"):
         from .scenario import names
 
@@ -252,8 +252,8 @@ def _episode(options: Run, overrides: dict[str, str], out: Any) -> tuple[dict[st
             from . import video
 
             backend = video.backend()
-        outputs.prepare()
         closing.callback(outputs.discard)
+        outputs.prepare()
         episode = run(
             plant,
             controller,

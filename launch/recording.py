@@ -92,7 +92,7 @@ def _log_scene(stream: rr.RecordingStream, episode: Episode, scene: Scene) -> No
     stream.log("world", rr.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
     for b in set(range(model.nbody)) - set(moving):
         pose = rr.Transform3D(translation=data.xpos[b], quaternion=rr.Quaternion(xyzw=_xyzw(data.xquat[b])))
-        stream.log(f"world/{names[b]}", pose, static=True)
+        stream.log(f"world/bodies/{names[b]}", pose, static=True)
     for kind in ("geom", "site"):
         _log_shapes(stream, model, kind, names)
     positions = np.empty((len(episode.x), len(moving), 3), np.float32)
@@ -102,7 +102,7 @@ def _log_scene(stream: rr.RecordingStream, episode: Episode, scene: Scene) -> No
         positions[k], rotations[k] = data.xpos[moving], _xyzw(data.xquat[moving])
     for i, b in enumerate(moving):
         stream.send_columns(
-            f"world/{names[b]}",
+            f"world/bodies/{names[b]}",
             indexes=[_times(episode.time)],
             columns=rr.Transform3D.columns(
                 translation=np.ascontiguousarray(positions[:, i]), quaternion=np.ascontiguousarray(rotations[:, i])
@@ -125,7 +125,8 @@ def _log_shapes(stream: rr.RecordingStream, model: Any, kind: str, bodies: list[
         if shape is None:
             continue
         label = _name((model.geom if kind == "geom" else model.site)(i).name, kind, i)
-        path = f"world/{bodies[of['bodyid'][i]]}/{label}"
+        # A site may have a geom's name.
+        path = f"world/bodies/{bodies[of['bodyid'][i]]}/{'' if kind == 'geom' else 'sites/'}{label}"
         turn = rr.Quaternion(xyzw=_xyzw(of["quat"][i]))
         stream.log(path, shape, rr.Transform3D(translation=of["pos"][i], quaternion=turn), static=True)
 

@@ -1,0 +1,151 @@
+"""Scenario files: what they may say, and that every shipped one runs."""
+
+import json
+import tomllib
+
+import pytest
+from trimtab import robots
+from trimtab.launch import scenario
+from trimtab.launch.cli import main
+from trimtab.launch.scenario import ScenarioError, UnknownName, find, parse, resolve
+
+CARTPOLE = 'task = "cartpole-swingup"\n'
+
+
+def told(text: str, **asked):
+    return resolve(parse(CARTPOLE + text, "mine", "mine.toml"), **asked)
+
+
+def test_every_task_has_a_scenario():
+    assert set(scenario.names()) == set(robots.names())
+
+
+@pytest.mark.parametrize("name", scenario.names())
+def test_shipped_scenario_runs_three_steps(name, capsys):
+    setup = resolve(find(name))
+    assert setup.task.name == name
+    assert resolve(find(name), clock="wall").planner.horizon >= 1
+    # The settings as shipped have been resolved; running them whole would take minutes on a small machine.
+    horizon, knots = min(setup.planner.horizon, 12), min(setup.planner.knots, 4)
+    quick = [
+        f"--planner.horizon={horizon}",
+        f"--planner.knots={knots}",
+        "--planner.samples=8",
+        "--planner.iterations=1",
+    ]
+    duration = ["--duration", str(3 * setup.task.robot.dt)]
+    assert main(["run", name, *duration, *quick, "--record", "off", "--json", "-"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["steps"] == 3
+    assert result["fallbacks"] == 0
+    assert 0.0 <= result["return"] <= 3.0 + 1e-9
+
+
+def test_a_task_is_a_scenario_with_default_settings(tmp_path, monkeypatch):
+    monkeypatch.setattr(scenario, "names", lambda: [])
+    setup = resolve(find("walker-walk"))
+    assert (setup.simulator, setup.dynamics, setup.planner_name) == ("mujoco", "mujoco", "cem")
+    assert setup.duration == setup.task.duration
+
+
+@pytest.mark.parametrize("name", ["dm_control:dog-run", "gymnasium:Pendulum-v1"])
+def test_another_library_is_its_own_simulator(name):
+    library = name.partition(":")[0]
+    setup = resolve(find(name))
+    assert (setup.simulator, setup.dynamics) == (library, library)
+
+
+def test_planner_by_name_or_table():
+    assert told('planner = "mppi"').planner_name == "mppi"
+    assert told('[planner]\nname = "mppi"\nsamples = 9').planner.samples == 9
+    assert told("[planner]\nsamples = 9").planner_name == "cem"
+
+
+def test_horizon_as_time():
+    assert told('[planner]\nhorizon = "0.5s"').planner.horizon == 50
+    assert told('[planner]\nhorizon = "300 ms"').planner.horizon == 30
+    assert told("", overrides={"horizon": "1s"}).planner.horizon == 100
+
+
+def test_wall_overrides_apply_under_the_wall_clock_only():
+    text = "[planner]\nsamples = 40\nknots = 7\n[wall.planner]\nsamples = 20\n"
+    assert told(text).planner.samples == 40
+    assert told(text, clock="wall").planner.samples == 20
+    assert told(text, clock="wall").planner.knots == 7
+    assert told(text, clock="wall", overrides={"samples": "30"}).planner.samples == 30
+
+
+def test_another_planner_keeps_the_settings_that_it_has_too():
+    text = "[planner]\nsamples = 40\nhorizon = 33\nelites = 0.3\n"
+    setup = told(text, planner="mppi")
+    assert (setup.planner.samples, setup.planner.horizon) == (40, 33)
+    assert not hasattr(setup.planner, "elites")
+
+
+def test_safety_settings():
+    safety = told('[safety]\nfallback = "zero"\nrate = [0.5]\nfallbacks = {nan = "hold"}').safety
+    assert safety.fallback == "zero"
+    assert safety.rate.tolist() == [0.5]
+    assert safety.of("nan") == "hold"
+
+
+def test_whole_configuration_reads_back():
+    setup = told('duration = 2\n[planner]\nhorizon = "0.5s"\n[safety]\nrate = [0.5]\n')
+    again = resolve(parse(setup.toml(), "x", "x.toml"))
+    assert again.planner == setup.planner
+    assert again.duration == setup.duration
+    assert again.scenario == "mine"
+    assert again.toml() == setup.toml()
+    assert set(tomllib.loads(setup.toml())["planner"]) >= {"name", "horizon", "samples", "risk"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('planer = "cem"', "unknown key 'planer' in mine.toml; did you mean 'planner'? Known: name, task"),
+        ("[planner]\nname = \n", "line 3"),
+        ("[planner]\nsampels = 3", "did you mean 'samples'?"),
+        ('[planner]\nsamples = "many"', "mine.toml: planner.samples takes a whole number, not 'many'"),
+        ("[planner]\nsamples = true", "takes a whole number, not True"),
+        ("[planner]\nnoise = [1]", "planner.noise takes a number, not [1]"),
+        ("[planner]\nsamples = -3", "mine.toml: samples is -3"),
+        ("[planner]\nnoise = nan", "noise is nan"),
+        ('[planner]\nspline = "line"', "one of zero, linear, cubic, not 'line'; did you mean 'linear'?"),
+        (
+            '[planner]\nhorizon = "0.505s"',
+            "planner.horizon is 0.505 s, which is not a whole number of control steps of 0.01 s",
+        ),
+        ('[planner]\nhorizon = "soon"', "planner.horizon takes a whole number, not 'soon'"),
+        ("planner = 3", "planner takes a name or a table, not 3"),
+        ('[planner]\nname = "cemm"', "did you mean 'cem'?"),
+        ('[wall]\nplaner = "x"', "unknown key 'planer' in mine.toml: wall; did you mean 'planner'?"),
+        ("[wall.planner]\nsampels = 3", "wall.planner.sampels"),
+        ('[safety]\nfallbak = "zero"', "did you mean 'fallback'?"),
+        ('[safety]\nfallback = "zeroo"', "did you mean 'zero'?"),
+        ('[safety]\nhang = "long"', "safety.hang takes a number, not 'long'"),
+        ("[safety]\nhang = -1", "hang is -1"),
+        ("duration = [1]", "duration takes a number"),
+        ("duration = 0.015", "duration is 0.015 s, which is not a whole number of control steps of 0.01 s"),
+        ("duration = inf", "above 0 and finite"),
+        ('simulator = "mujocoo"', "did you mean 'mujoco'?"),
+        ("dynamics = 1", "dynamics takes text, not 1"),
+    ],
+)
+def test_wrong_files(text, said):
+    with pytest.raises((ScenarioError, UnknownName)) as caught:
+        told(text)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_can_not_be_read(tmp_path):
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ScenarioError, match="not text in UTF-8"):
+        find(str(tmp_path / "binary.toml"))
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(ScenarioError, match="can not read"):
+        find(str(tmp_path / "folder.toml"))
+    with pytest.raises(ScenarioError, match="key 'task' is missing; known tasks: "):
+        parse('planner = "cem"', "x", "x.toml")
+    with pytest.raises(UnknownName, match="did you mean 'cartpole-swingup'"):
+        resolve(parse('task = "cartpole-swingupp"', "x", "x.toml"))
