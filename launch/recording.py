@@ -3,8 +3,9 @@
 It is written after the run, from the recorded states, to a file and to nothing else: no viewer, no port, nothing that
 could block. Open it with `rerun F.rrd`.
 
-    /world/BODY/GEOM     shapes, static; each body's pose over time
-    /world/trace         the path of the place that the task traces
+    /world/bodies/BODY/GEOM          shapes, static; each body's pose over time
+    /world/bodies/BODY/sites/SITE    the same
+    /world/trace                     the path of the place that the task traces
     /readings/NAME, /controls/NAME, /reward, /cost
 """
 

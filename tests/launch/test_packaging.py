@@ -109,3 +109,9 @@ def test_the_wheel_runs_from_elsewhere(wheel, tmp_path):
     result = json.loads(done.stdout)
     assert result["steps"] == 5
     assert (tmp_path / result["recording"] / "episode.npz").is_file()
+
+
+def test_the_manual_lists_every_scenario():
+    manual = (ROOT / "docs" / "scenarios.md").read_text()
+    for path in (ROOT / "launch" / "scenarios").glob("*.toml"):
+        assert f"`{path.stem}`" in manual
