@@ -28,7 +28,12 @@ ROBOT = Robot(
 
 
 class _Swingup:
-    """What the acrobot's tasks measure, with the lengths that its model has."""
+    """What the acrobot's tasks measure, with the lengths and masses that its model has.
+
+    With a_1, a_2 the links' angles from upright and w_1, w_2 their rates, the mechanical energy is
+
+        1/2 A w_1^2 + 1/2 B w_2^2 + C cos(a_2 - a_1) w_1 w_2 + G_1 cos a_1 + G_2 cos a_2
+    """
 
     def __init__(self, sparse: bool) -> None:
         model = ROBOT.model
@@ -38,6 +43,14 @@ class _Swingup:
         self.target = float(model.site("target").pos[2] - first.pos[2])  # above the shoulder
         self.radius = float(model.site("target").size[0])
         self.margin = 0.0 if sparse else 1.0
+        m1, m2, c1, c2 = (float(v) for v in (first.mass[0], second.mass[0], first.ipos[2], second.ipos[2]))
+        gravity = float(-model.opt.gravity[2])
+        self.inertias = (
+            float(first.inertia[1]) + m1 * c1 * c1 + m2 * self.upper * self.upper,
+            float(second.inertia[1]) + m2 * c2 * c2,
+            m2 * self.upper * c2,
+        )
+        self.weights = (gravity * (m1 * c1 + m2 * self.upper), gravity * m2 * c2)
 
     def directions(self, y: View) -> tuple[Array, Array, Array, Array]:
         """Sines and cosines of the links' angles from upright."""
@@ -50,6 +63,23 @@ class _Swingup:
         """From the tip to the target [m]."""
         sin1, sin2, cos1, cos2 = y.once(self.directions)
         return norm(self.upper * sin1 + self.lower * sin2, self.upper * cos1 + self.lower * cos2 - self.target)
+
+    def energy(self, y: View) -> Array:
+        """Mechanical energy [J], 0 with both links level and at rest."""
+        sin1, sin2, cos1, cos2 = y.once(self.directions)
+        w1 = y.shoulder_velocity
+        w2 = w1 + y.elbow_velocity
+        a, b, c = self.inertias
+        kinetic = (0.5 * a) * (w1 * w1) + (0.5 * b) * (w2 * w2) + c * (cos1 * cos2 + sin1 * sin2) * (w1 * w2)
+        return kinetic + self.weights[0] * cos1 + self.weights[1] * cos2
+
+    def off_top(self, y: View, u: Array, t: Array) -> Array:
+        """Difference to the energy at rest on top, as a share of that from the bottom to the top.
+
+        The swing has to be pumped up over longer than planners look ahead; energy tells them that they are on the way.
+        """
+        top = sum(self.weights)
+        return column(abs(y.once(self.energy) - top) / (2.0 * top))
 
     def reward(self, y: View, u: Array) -> Array:
         """dm_control's reward: 1 with the tip within the target, sparse or falling off over a metre."""
@@ -129,6 +159,7 @@ def _task(name: str, sparse: bool) -> Task:
         score=measure.reward,
         terms=(
             Term("reward", missing(smooth.reward)),  # a sparse reward plans badly: both plan on the smooth one
+            Term("energy", smooth.off_top, weight=2.0),
             Term("distance", smooth.off_target, weight=0.025),
             Term("link_velocity", smooth.speed_at_target, weight=0.002),
             Term("catch", _Catch().effort, weight=0.1),

@@ -44,12 +44,14 @@ def _build_turn(radius: float) -> mujoco.MjSpec:
     return spec
 
 
-SPIN_ROBOT = Robot(name="finger", build=_build_spin, readings=STATE, dt=0.02)
+FINGERTIP = Reading.sensed("fingertip", 3, mujoco.mjtSensor.mjSENS_FRAMEPOS, mujoco.mjtObj.mjOBJ_GEOM, "fingertip")
+
+SPIN_ROBOT = Robot(name="finger", build=_build_spin, readings=(*STATE, FINGERTIP), dt=0.02)
 
 
 @functools.cache
 def _turn_robot(task: str) -> Robot:
-    framepos, site, geom = mujoco.mjtSensor.mjSENS_FRAMEPOS, mujoco.mjtObj.mjOBJ_SITE, mujoco.mjtObj.mjOBJ_GEOM
+    framepos, site = mujoco.mjtSensor.mjSENS_FRAMEPOS, mujoco.mjtObj.mjOBJ_SITE
     return Robot(
         name="finger",
         build=functools.partial(_build_turn, TARGET_RADIUS[task]),
@@ -57,7 +59,7 @@ def _turn_robot(task: str) -> Robot:
             *STATE,
             Reading.sensed("tip", 3, framepos, site, "tip"),  # of the spinner [m]
             Reading.sensed("target", 3, framepos, site, "target"),
-            Reading.sensed("fingertip", 3, framepos, geom, "fingertip"),
+            FINGERTIP,
         ),
         dt=0.02,
         parameters=PARAMETERS,
@@ -74,13 +76,23 @@ def _missing_spin(y: View, u: Array, t: Array) -> Array:
     return column(2.5 - capped(y.spinner_velocity * (-1.0 / SPIN_VELOCITY), -1.0, 2.5))
 
 
+def _fingertip_to(x: float, z: float, y: View, u: Array, t: Array) -> Array:
+    return column(norm(entry(y.fingertip, 0) - x, entry(y.fingertip, 2) - z))
+
+
 def spin() -> Task:
     """Keep the body spinning."""
+    hub = SPIN_ROBOT.model.body("spinner").pos
+    reach = functools.partial(_fingertip_to, float(hub[0]), float(hub[2]))
     return Task(
         name="finger-spin",
         robot=SPIN_ROBOT,
         score=spin_reward,
-        terms=(Term("reward", missing(spin_reward), weight=2.0), Term("spin", _missing_spin)),
+        terms=(
+            Term("reward", missing(spin_reward), weight=2.0),
+            Term("spin", _missing_spin),
+            Term("reach", reach, weight=0.5),  # away from the spinner, the finger finds no way back
+        ),
         start=suite_start("finger", "spin"),
         duration=20.0,
     )

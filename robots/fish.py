@@ -107,7 +107,7 @@ def _swim() -> Task:
         score=reward,
         terms=(
             Term("reward", missing(reward)),
-            Term("distance", _far, weight=2.0),
+            Term("distance", _far, weight=3.0),
             Term("heading", functools.partial(_off_course, radius=radius), weight=0.1),
         ),
         start=suite_start("fish", "swim", ROBOT.parameters),

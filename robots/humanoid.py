@@ -90,6 +90,12 @@ def _low(y: View, u: Array, t: Array) -> Array:
     return column(1.0 - capped(entry(y.head, 2) / STAND_HEIGHT, 0.0, 1.0))
 
 
+def _crouch(y: View, u: Array, t: Array) -> Array:
+    """What the head's height over the feet lacks; it tells a humanoid on its back to bring the feet under itself."""
+    feet = 0.5 * (entry(y.left_foot, 2) + entry(y.right_foot, 2))
+    return column(1.0 - capped((entry(y.head, 2) - feet) / STAND_HEIGHT, -1.0, 1.0))
+
+
 def _lean(y: View, u: Array, t: Array) -> Array:
     return column(1.0 - entry(y.torso_up, 2))
 
@@ -126,7 +132,11 @@ def _moves(y: View, speed: float) -> Array:
     return namespace(y.head).logical_and(_stands(y), _ground_speed(y) >= SUCCESS_SHARE * speed)
 
 
-_POSE = (Term("height", _low, weight=0.5), Term("upright", _lean, weight=0.2))
+_POSE = (
+    Term("height", _low, weight=0.5),
+    Term("stretch", _crouch, weight=0.5),
+    Term("upright", _lean, weight=0.2),
+)
 
 
 def _stand() -> Task:
