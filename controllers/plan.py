@@ -11,7 +11,7 @@ import numpy as np
 from .problem import Problem
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """Controls over a horizon, from `time` on.
 

@@ -50,6 +50,13 @@ def indicator(condition: Array, like: Array) -> Array:
     return np.where(condition, 1.0, 0.0) if namespace(like) is np else condition.to(like.dtype)
 
 
+def vector(*components: Array | float) -> Array:
+    """The vectors (..., k) with these k components, each (...) or, but for the first, a number."""
+    first, *others = components
+    xp = namespace(first)
+    return xp.stack([first, *(0.0 * first + component for component in others)], axis=-1)
+
+
 def norm(*components: Array) -> Array:
     """Euclidean length of the vector with these components, each (...) -> (...).
 

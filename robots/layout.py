@@ -9,7 +9,7 @@ import mujoco
 
 from .arrays import Array, entry
 
-Source = Literal["qpos", "qvel", "act", "sensor", "external"]
+Source = Literal["qpos", "qvel", "act", "sensor", "parameter", "external"]
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,9 @@ class Reading:
 
     `source` says where a simulator finds it: `qpos`, `qvel` and `act` are entries `index` of MuJoCo's state;
     `sensor` is a MuJoCo sensor of the kind `sensor`, attached to `object` of type `objtype` (position and
-    velocity sensors only: those hold for a state alone, whatever control comes next); `external` readings are
-    reported by the simulator itself.
+    velocity sensors only: those hold for a state alone, whatever control comes next); `parameter` is entries `index`
+    of the model's `array[object]`, which no motion changes, such as a target's place; `external` readings are reported
+    by the simulator itself.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Reading:
     sensor: mujoco.mjtSensor | None = None
     objtype: mujoco.mjtObj = mujoco.mjtObj.mjOBJ_UNKNOWN
     object: str = ""
+    array: str = ""
 
     @classmethod
     def qpos(cls, name: str, *index: int) -> "Reading":
@@ -49,6 +51,11 @@ class Reading:
     def sensed(cls, name: str, size: int, sensor: mujoco.mjtSensor, objtype: mujoco.mjtObj, object: str) -> "Reading":
         """A MuJoCo sensor of `size` numbers on `object`."""
         return cls(name, size, "sensor", (), sensor, objtype, object)
+
+    @classmethod
+    def parameter(cls, name: str, array: str, object: str, *index: int) -> "Reading":
+        """Entries `index` of the model's `array[object]`, such as `geom_pos` of a target: no motion changes them."""
+        return cls(name, len(index), "parameter", index, object=object, array=array)
 
 
 class View:

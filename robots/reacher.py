@@ -1,11 +1,10 @@
 """Reacher: two links in a plane whose fingertip is to be brought to a target, drawn anew for every episode."""
 
 import functools
-import operator
 
 import mujoco
 
-from .arrays import Array, entry, norm
+from .arrays import Array, entry, namespace, norm, vector
 from .layout import Reading, View
 from .rewards import tolerance
 from .shaping import column, missing
@@ -26,29 +25,53 @@ def _build(radius: float) -> mujoco.MjSpec:
 
 @functools.cache
 def _robot(task: str) -> Robot:
-    framepos, geom = mujoco.mjtSensor.mjSENS_FRAMEPOS, mujoco.mjtObj.mjOBJ_GEOM
     return Robot(
         name="reacher",
         build=functools.partial(_build, TARGET_RADIUS[task]),
         readings=(
             Reading.qpos("joints", 0, 1),  # shoulder, wrist [rad]
             Reading.qvel("joint_velocities", 0, 1),
-            Reading.sensed("finger", 3, framepos, geom, "finger"),  # [m]
-            Reading.sensed("target", 3, framepos, geom, "target"),
+            Reading.parameter("target", "geom_pos", "target", 0, 1),  # x, y [m]
         ),
         dt=0.02,
         parameters=PARAMETERS,
     )
 
 
-def distance(y: View) -> Array:
-    """From the finger to the target, in the plane [m]."""
-    finger, target = y.finger, y.target
-    return norm(entry(finger, 0) - entry(target, 0), entry(finger, 1) - entry(target, 1))
+class _Reach:
+    """What the task measures, with the lengths and sizes that the model has; the shoulder is at the origin."""
 
+    def __init__(self, robot: Robot) -> None:
+        model = robot.model
+        self.upper, self.lower = float(model.body("hand").pos[0]), float(model.body("finger").pos[0])
+        self.plane = float(model.body("arm").pos[2])
+        self.near = float(model.geom("target").size[0] + model.geom("finger").size[0])
 
-def _off_target(y: View, u: Array, t: Array) -> Array:
-    return column(y.once(distance))
+    def finger(self, y: View) -> tuple[Array, Array]:
+        """Where the fingertip is, x and y [m], by forward kinematics."""
+        shoulder = entry(y.joints, 0)
+        xp, reach = namespace(shoulder), shoulder + entry(y.joints, 1)
+        return (
+            self.upper * xp.cos(shoulder) + self.lower * xp.cos(reach),
+            self.upper * xp.sin(shoulder) + self.lower * xp.sin(reach),
+        )
+
+    def distance(self, y: View) -> Array:
+        """From the fingertip to the target, in the plane [m]."""
+        along, across = y.once(self.finger)
+        return norm(along - entry(y.target, 0), across - entry(y.target, 1))
+
+    def reward(self, y: View, u: Array) -> Array:
+        """dm_control's reward: 1 with the fingertip within the target."""
+        return tolerance(y.once(self.distance), (0.0, self.near))
+
+    def off_target(self, y: View, u: Array, t: Array) -> Array:
+        """The distance."""
+        return column(y.once(self.distance))
+
+    def trace(self, y: View) -> Array:
+        """The fingertip (..., 3) [m]."""
+        return vector(*self.finger(y), self.plane)
 
 
 def _squared_speed(y: View, u: Array, t: Array) -> Array:
@@ -58,23 +81,19 @@ def _squared_speed(y: View, u: Array, t: Array) -> Array:
 
 def _task(name: str) -> Task:
     robot = _robot(name)
-    radii = float(robot.model.geom("target").size[0] + robot.model.geom("finger").size[0])
-
-    def reward(y: View, u: Array) -> Array:
-        return tolerance(y.once(distance), (0.0, radii))
-
+    measure = _Reach(robot)
     return Task(
         name=f"reacher-{name}",
         robot=robot,
-        score=reward,
+        score=measure.reward,
         terms=(
-            Term("reward", missing(reward)),
-            Term("distance", _off_target, weight=5.0),
+            Term("reward", missing(measure.reward)),
+            Term("distance", measure.off_target, weight=5.0),
             Term("velocity", _squared_speed, weight=0.01),
         ),
         start=suite_start("reacher", name, PARAMETERS),
         duration=20.0,
-        trace=operator.attrgetter("finger"),
+        trace=measure.trace,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from .layout import Reading
 from .task import Parameter, Start
 
 
@@ -62,8 +63,8 @@ def suite_start(
     return start
 
 
-def parameter_value(model: mujoco.MjModel, parameter: Parameter) -> np.ndarray:
-    """The entries of `model` that `parameter` names, a view."""
+def parameter_value(model: mujoco.MjModel, parameter: Parameter | Reading) -> np.ndarray:
+    """The row of `model` that `parameter`, or a reading of one, names: a view."""
     kind, _ = parameter.array.split("_", 1)
     row = getattr(model, kind)(parameter.object).id
     return np.atleast_1d(getattr(model, parameter.array)[row])

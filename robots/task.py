@@ -183,13 +183,19 @@ class Task:
 
     def cost(self, y: Array, u: Array, t: Array) -> Array:
         """Cost per step (...), terminal terms aside, of readings `y` (..., ny) reached at `t` [s] by `u` (..., nu)."""
-        view = self.robot.layout(y)
-        return sum(term.weight * term.norm(term.residual(view, u, t)) for term in self.terms if term.weight)
+        return self._sum([(term, term.weight) for term in self.terms if term.weight], y, u, t)
 
     def terminal_cost(self, y: Array, u: Array, t: Array) -> Array:
         """The terminal terms' cost (...) at the horizon's last readings `y` (..., ny)."""
-        view = self.robot.layout(y)
-        terms = [term for term in self.terms if term.terminal_weight]
-        if not terms:
-            return 0.0 * entry(u, 0)
-        return sum(term.terminal_weight * term.norm(term.residual(view, u, t)) for term in terms)
+        return self._sum([(term, term.terminal_weight) for term in self.terms if term.terminal_weight], y, u, t)
+
+    def _sum(self, weighted: list[tuple[Term, float]], y: Array, u: Array, t: Array) -> Array:
+        if not weighted:
+            return 0.0 * entry(y, 0)
+        view, cost = self.robot.layout(y), None
+        for term, weight in weighted:
+            value = term.norm(term.residual(view, u, t))
+            if weight != 1.0:  # passes over all candidates and steps are what a cost takes its time for
+                value = weight * value
+            cost = value if cost is None else cost + value
+        return cost

@@ -26,6 +26,11 @@ class Compiled:
     `x` is MuJoCo's integration state followed by the values of the robot's parameters, so that a state restored in
     another copy of the model, in a planner's for one, continues exactly.
 
+    Attributes:
+        state_runs: pairs of slices, of the readings and of the physics state that they are entries of.
+        sensor_runs: the same for the sensors' data, of `nsensed` numbers.
+        constants: pairs of an entry of the readings and the model's number (1,) that it is, a view.
+
     Raises:
         ValueError: the control period is not a whole number of the model's time steps.
     """
@@ -40,21 +45,21 @@ class Compiled:
         self.nx = self.nintegration + sum(p.size for p in self.parameters)
         nq, nv = self.model.nq, self.model.nv
         # Readings that are entries of the state need no sensor; in the physics state, time comes first.
-        columns, sensed, sensor_at = [], [], 0
+        moving: list[tuple[int, int]] = []
+        sensed: list[tuple[int, int]] = []
+        self.constants: list[tuple[int, np.ndarray]] = []
         offset = {"qpos": 1, "qvel": 1 + nq, "act": 1 + nq + nv}
-        at = 0
         for reading in robot.readings:
+            at = robot.layout[reading.name].start
             if reading.source == "sensor":
-                sensed.append((at, sensor_at, reading.size))
-                sensor_at += reading.size
+                sensed += [(at + i, len(sensed) + i) for i in range(reading.size)]
+            elif reading.source == "parameter":
+                row = parameter_value(self.model, reading)
+                self.constants += [(at + i, row[j : j + 1]) for i, j in enumerate(reading.index)]
             else:
-                base = offset[reading.source]
-                columns.append((at, np.array([base + i for i in reading.index])))
-            at += reading.size
-        self.state_targets = np.concatenate([np.arange(a, a + len(c)) for a, c in columns]) if columns else np.arange(0)
-        self.state_columns = np.concatenate([c for _, c in columns]) if columns else np.arange(0)
-        self.sensor_targets = np.concatenate([np.arange(a, a + n) for a, _, n in sensed]) if sensed else np.arange(0)
-        self.nsensed = sensor_at
+                moving += [(at + i, offset[reading.source] + j) for i, j in enumerate(reading.index)]
+        self.state_runs, self.sensor_runs = _runs(moving), _runs(sensed)
+        self.nsensed = len(sensed)
         self._physics = np.empty(mujoco.mj_stateSize(self.model, PHYSICS))
 
     def pack(self) -> np.ndarray:
@@ -102,8 +107,12 @@ class Compiled:
         """The readings at the data's state, a fresh (ny,); poses and velocities must be computed (`mj_step1`)."""
         y = np.empty(self.robot.layout.size)
         mujoco.mj_getState(self.model, self.data, self._physics, PHYSICS)
-        y[self.state_targets] = self._physics[self.state_columns]
-        y[self.sensor_targets] = self.data.sensordata[: self.nsensed]
+        for target, source in self.state_runs:
+            y[target] = self._physics[source]
+        for target, source in self.sensor_runs:
+            y[target] = self.data.sensordata[source]
+        for entry, value in self.constants:
+            y[entry] = value[0]
         return y
 
     def state(self) -> State:
@@ -120,6 +129,17 @@ class Compiled:
         mujoco.mj_step(self.model, self.data, self.substeps)
         mujoco.mj_step1(self.model, self.data)
         check_divergence(self.data)
+
+
+def _runs(pairs: list[tuple[int, int]]) -> list[tuple[slice, slice]]:
+    """Pairs (target, source) of entries as pairs of slices, each as long as both run on."""
+    runs: list[tuple[slice, slice]] = []
+    for target, source in pairs:
+        if runs and (runs[-1][0].stop, runs[-1][1].stop) == (target, source):
+            runs[-1] = slice(runs[-1][0].start, target + 1), slice(runs[-1][1].start, source + 1)
+        else:
+            runs.append((slice(target, target + 1), slice(source, source + 1)))
+    return runs
 
 
 def check_divergence(data: mujoco.MjData) -> None:

@@ -14,15 +14,22 @@ from .interface import Rollout, State
 
 @dataclass
 class _Buffers:
-    """Arrays for N candidates of H control steps, kept between calls: fresh pages would cost as much as the work."""
+    """Arrays for N candidates of H control steps, kept between calls: fresh pages would cost as much as the work.
+
+    `copies` are pairs of views, target and source: what a rollout leaves in `state` and `sensors` goes to `y`.
+    """
 
     models: list[mujoco.MjModel]
     initial: np.ndarray  # (N, nphysics)
     warmstart: np.ndarray  # (N, nv)
     control: np.ndarray  # (N, H * substeps + lag, nu)
+    steps: np.ndarray  # (N, H, substeps, nu), a view of the control without the lag
     state: np.ndarray  # (N, H * substeps + lag, nphysics)
     sensors: np.ndarray | None  # (N, H * substeps + lag, nsensed)
-    y: np.ndarray  # (1, N, H+1, ny)
+    features: np.ndarray  # (ny, N, H+1)
+    y: np.ndarray  # (1, N, H+1, ny), a view of the features
+    copies: list[tuple[np.ndarray, np.ndarray]]
+    clock: np.ndarray  # (N,), a view of the state
 
 
 class MujocoDynamics:
@@ -61,19 +68,37 @@ class MujocoDynamics:
         if key not in self._buffers:
             if len(self._buffers) >= 8:
                 self._buffers.pop(next(iter(self._buffers)))
-            c = self._compiled
-            # A sensor is evaluated at the state before its step: the last readings take one physics step more.
-            steps = horizon * c.substeps + bool(c.nsensed)
-            self._buffers[key] = _Buffers(
-                models=[c.model] * n,
-                initial=np.empty((n, self._nphysics)),
-                warmstart=np.empty((n, c.model.nv)),
-                control=np.zeros((n, steps, c.model.nu)),
-                state=np.empty((n, steps, self._nphysics)),
-                sensors=np.empty((n, steps, c.nsensed)) if c.nsensed else None,
-                y=np.empty((1, n, horizon + 1, c.robot.layout.size)),
-            )
+            self._buffers[key] = self._allocate(n, horizon)
         return self._buffers[key]
+
+    def _allocate(self, n: int, horizon: int) -> _Buffers:
+        c = self._compiled
+        last = horizon * c.substeps
+        # A sensor is evaluated at the state before its step: the last readings take one physics step more.
+        lag = int(c.nsensed > 0)
+        control = np.zeros((n, last + lag, c.model.nu))
+        state = np.zeros((n, last + lag, self._nphysics))
+        sensors = np.zeros((n, last + lag, c.nsensed)) if c.nsensed else None
+        # Costs take readings entry by entry: each is contiguous in memory.
+        features = np.zeros((c.robot.layout.size, n, horizon + 1))
+        reached = state[:, c.substeps - 1 : last : c.substeps].transpose(2, 0, 1)
+        copies = [(features[target, :, 1:], reached[source]) for target, source in c.state_runs]
+        if sensors is not None:
+            sensed = sensors[:, c.substeps :: c.substeps].transpose(2, 0, 1)
+            copies += [(features[target, :, 1:], sensed[source]) for target, source in c.sensor_runs]
+        return _Buffers(
+            models=[c.model] * n,
+            initial=np.empty((n, self._nphysics)),
+            warmstart=np.empty((n, c.model.nv)),
+            control=control,
+            steps=control[:, :last].reshape(n, horizon, c.substeps, c.model.nu),
+            state=state,
+            sensors=sensors,
+            features=features,
+            y=features.transpose(1, 2, 0)[None],
+            copies=copies,
+            clock=state[:, -1, 0],
+        )
 
     def rollout(self, state: State, controls: np.ndarray, rng: np.random.Generator | None = None) -> Rollout:
         """Predicts from `state` under each of the candidates `controls` (N, H, nu).
@@ -91,13 +116,9 @@ class MujocoDynamics:
         c.set_parameters(state.x)
         b.initial[:] = state.x[: self._nphysics]
         b.warmstart[:] = state.x[self._warm_at : self._warm_at + c.model.nv]
-        last = horizon * c.substeps
-        if c.substeps == 1:
-            b.control[:, :last] = controls
-        else:
-            b.control[:, :last].reshape(n, horizon, c.substeps, -1)[:] = controls[:, :, None]
+        np.copyto(b.steps, controls[:, :, None])
         if b.sensors is not None:
-            b.control[:, last:] = controls[:, -1:]
+            b.control[:, -1] = controls[:, -1]
         self._pool.rollout(
             b.models,
             self._datas,
@@ -111,13 +132,13 @@ class MujocoDynamics:
             chunk_size=max(1, n // 16),
         )
         b.y[:, :, 0] = state.y
-        if len(c.state_columns):
-            _copy_columns(b.state[:, c.substeps - 1 : last : c.substeps], c.state_columns, b.y[0, :, 1:], c.state_targets)
-        if b.sensors is not None:
-            _copy_columns(b.sensors[:, c.substeps :: c.substeps], np.arange(c.nsensed), b.y[0, :, 1:], c.sensor_targets)
+        for target, source in b.copies:
+            np.copyto(target, source)
+        for entry, value in c.constants:
+            b.features[entry] = value
         # MuJoCo resets a diverged simulation by itself, and its clock with it.
-        end = state.x[0] + b.control.shape[1] * c.model.opt.timestep
-        valid = np.abs(b.state[:, -1, 0] - end) < 0.5 * c.model.opt.timestep
+        timestep = c.model.opt.timestep
+        valid = b.clock > state.x[0] + (b.control.shape[1] - 0.5) * timestep
         return Rollout(b.y, valid[None])
 
     def advance(self, state: State, controls: np.ndarray) -> State:
@@ -137,13 +158,3 @@ class MujocoDynamics:
     def close(self) -> None:
         """Ends the threads."""
         self._pool.close()
-
-
-def _copy_columns(source: np.ndarray, columns: np.ndarray, target: np.ndarray, targets: np.ndarray) -> None:
-    """`target[..., targets] = source[..., columns]`, by slices where the columns run on (fancy indexing is slower)."""
-    start = 0
-    breaks = np.flatnonzero((np.diff(columns) != 1) | (np.diff(targets) != 1)) + 1
-    for stop in [*breaks.tolist(), len(columns)]:
-        c, t, k = columns[start], targets[start], stop - start
-        target[..., t : t + k] = source[..., c : c + k]
-        start = stop
