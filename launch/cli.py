@@ -209,8 +209,8 @@ def _run(arguments: list[str]) -> int:
     options = _helpful(Run, arguments)
     if options is None:
         return DONE
-    if options.seed < 0:
-        raise Wrong(f"--seed is {options.seed}; it must be 0 or more")
+    if not 0 <= options.seed < 2**32:
+        raise Wrong(f"--seed is {options.seed}; it must be at least 0 and below 2^32")
     piped = options.json == "-"
     with _stdout_kept() if piped else contextlib.nullcontext():
         result, code = _episode(options, overrides, sys.stderr if piped else sys.stdout)

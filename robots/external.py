@@ -152,7 +152,7 @@ def choices(name: str, space: Any) -> tuple[np.ndarray, np.ndarray]:
     raise ValueError(f"gymnasium:{name}: actions {space} are neither a Box nor Discrete, MultiDiscrete or MultiBinary")
 
 
-def _no_start(name: str, rng: np.random.Generator) -> Start:
+def _no_start(name: str, seed: int) -> Start:
     raise ValueError(f"gymnasium:{name}: only the gymnasium simulator draws its starts")
 
 

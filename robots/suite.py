@@ -43,18 +43,16 @@ def spec_from(xml: str | bytes, assets: Mapping[str, bytes]) -> mujoco.MjSpec:
     return mujoco.MjSpec.from_string(text, include=dict(assets))
 
 
-def suite_start(
-    domain: str, task: str, parameters: tuple[Parameter, ...] = ()
-) -> Callable[[np.random.Generator], Start]:
+def suite_start(domain: str, task: str, parameters: tuple[Parameter, ...] = ()) -> Callable[[int], Start]:
     """Start states of dm_control's `domain`-`task`, drawn by dm_control's own `initialize_episode`.
 
-    dm_control draws from a `numpy.random.RandomState`; its seed is the generator's next integer below 2^32.
+    Seed n is the first episode of `suite.load(domain, task, task_kwargs={"random": n})`.
     """
 
-    def start(rng: np.random.Generator) -> Start:
+    def start(seed: int) -> Start:
         with _lock:
             env = environment(domain, task)
-            env.task._random = np.random.RandomState(rng.integers(2**32))
+            env.task._random = np.random.RandomState(seed)
             env.reset()
             model, data = env.physics.model.ptr, env.physics.data.ptr
             values = tuple(parameter_value(model, p).copy() for p in parameters)

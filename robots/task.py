@@ -144,7 +144,7 @@ class Task:
         name: `robot-task`, as in dm_control.
         score: (readings (..., ny) seen by name, u (..., nu)) -> reward (...): what evaluation and learners see.
         terms: what planners minimise.
-        start: draws the beginning of an episode.
+        start: the beginning of the episode that a seed (0 to 2^32 - 1) stands for.
         duration: of an episode [s].
         trace: (readings seen by name) -> place (..., 3) [m] that viewers draw as trail and candidate lines, or None.
         goal: (readings seen by name) -> (...) bool, True where the task is achieved; by default reward at least 0.9
@@ -156,7 +156,7 @@ class Task:
     robot: Robot
     score: Callable[[View, Array], Array]
     terms: tuple[Term, ...]
-    start: Callable[[np.random.Generator], Start]
+    start: Callable[[int], Start]
     duration: float
     trace: Callable[[View], Array] | None = None
     goal: Callable[[View], Array] | None = None

@@ -156,12 +156,11 @@ class _Environment:
             self.nx = self.nintegration + 1
 
     def begin(self, seed: int) -> State:
-        rng = np.random.default_rng(seed)
         if self.own:
-            self.shadow.begin(self.task.start(rng))
+            self.shadow.begin(self.task.start(seed))
             self.put(self.shadow.pack())
             return self._own_state()
-        self._draw(int(rng.integers(2**32)))  # the draw of `suite_start`: the same seed is the same start
+        self._draw(seed)
         return self._state(self.env.task.get_reward(self.env.physics), False)
 
     def _draw(self, episode: int) -> None:

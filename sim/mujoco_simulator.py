@@ -18,7 +18,7 @@ class MujocoSimulator:
     def reset(self, seed: int, state: State | None = None) -> State:
         """Begins an episode drawn by `seed`, or continues exactly from `state`."""
         if state is None:
-            self._compiled.begin(self.task.start(np.random.default_rng(seed)))
+            self._compiled.begin(self.task.start(seed))
         else:
             self._compiled.unpack(full_state(state))
         return self._compiled.state()

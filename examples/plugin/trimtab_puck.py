@@ -1,4 +1,4 @@
-# ruff: noqa: D102 - as in trimtab.sim.interface
+
 """A puck of 1 kg on a table: p'' = u - c p', moved by semi-implicit Euler steps."""
 
 import numpy as np
@@ -32,7 +32,7 @@ class PuckSimulator:
 
     def reset(self, seed, state=None):
         if state is None:
-            start = self.task.start(np.random.default_rng(seed))
+            start = self.task.start(seed)
             state = State(0.0, None, np.concatenate([start.qpos, start.qvel, *start.parameters]))
         self.time, self.x = state.time, full_state(state).copy()
         return State(self.time, self.x.copy(), self.x.copy())
@@ -70,6 +70,11 @@ class PuckDynamics:
         pass
 
 
+def _start(seed):
+    rng = np.random.default_rng(seed)
+    return Start(rng.uniform(-1, 1, 2), np.zeros(2), (rng.uniform(-1, 1, 2),))
+
+
 def reach():
     """Be at the target, which is drawn anew in each episode, within 5 cm."""
     return Task(
@@ -80,7 +85,7 @@ def reach():
             Term("distance", lambda y, u, t: (y.position - y.target) ** 2),
             Term("speed", lambda y, u, t: y.velocity**2, weight=0.1),
         ),
-        start=lambda rng: Start(rng.uniform(-1, 1, 2), np.zeros(2), (rng.uniform(-1, 1, 2),)),
+        start=_start,
         duration=5.0,
     )
 

@@ -24,7 +24,7 @@ TASK = Task(
     robot=ROBOT,
     score=lambda y, u: 1.0 - y.position * y.position,
     terms=(Term("position", lambda y, u, t: y.position[..., None], norm=quadratic),),
-    start=lambda rng: Start(np.zeros(1), np.zeros(1)),
+    start=lambda seed: Start(np.zeros(1), np.zeros(1)),
     duration=2.0,
     goal=lambda y: y.position > 0.5,
 )

@@ -17,7 +17,7 @@ TASK = Task(
     ROBOT,
     score=lambda y, u: -abs(y.position),
     terms=(Term("distance", lambda y, u, t: (y.position[..., None] - 1.0) ** 2),),
-    start=lambda rng: Start(np.zeros(1), np.zeros(1)),
+    start=lambda seed: Start(np.zeros(1), np.zeros(1)),
     duration=1.0,
 )
 

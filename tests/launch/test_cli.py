@@ -131,7 +131,7 @@ def test_what_libraries_print_stays_off_stdout(capfd, monkeypatch):
         ([*SHORT, "-x"], "unknown option '-x'"),
         ([*SHORT, "--seed"], "--seed"),
         ([*SHORT, "--seed", "one"], "--seed takes a whole number, not 'one'"),
-        ([*SHORT, "--seed=-1"], "0 or more"),
+        ([*SHORT, "--seed=-1"], "below 2^32"),
         ([*SHORT, "--duration", "soon"], "--duration takes a number, not 'soon'"),
         ([*SHORT, "--duration", "0"], "above 0"),
         ([*SHORT, "--duration", "nan"], "above 0 and finite"),

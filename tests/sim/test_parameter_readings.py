@@ -22,7 +22,7 @@ def test_they_are_drawn_with_the_episode(task):
     plant = MujocoSimulator(task)
     targets = []
     for seed in (0, 1):
-        start, state = task.start(np.random.default_rng(seed)), plant.reset(seed)
+        start, state = task.start(seed), plant.reset(seed)
         view = task.robot.layout(state.y)
         np.testing.assert_array_equal(view.target, start.parameters[0][:2])
         np.testing.assert_array_equal(view.swapped, view.target[::-1])
