@@ -29,6 +29,7 @@ FLUSH = 60.0
 _GROUPS = (0, 1, 2)  # what MuJoCo's own viewer shows by default
 _UNSET = (0.5, 0.5, 0.5, 1.0)  # a geom's colour where its material gives one
 _FLOOR = 10.0  # half side, in extents of the model, of a plane without limits
+_VIEW = (1.0, -3.0, 1.0)  # from where the robot is looked at, in its radii; its plane of motion is often y = 0
 _TEXTURE = 512  # most texels a side
 
 
@@ -47,10 +48,10 @@ def write(path: Path, episode: Episode, scene: Scene | None, task: Task) -> None
     try:
         with replacing(path) as temporary:
             stream = rr.RecordingStream("trimtab", recording_id=f"{episode.task}-{episode.seed}")
-            stream.save(temporary, default_blueprint=_blueprint(scene, task))
-            if scene is not None and episode.x is not None:
-                _log_scene(stream, episode, scene)
+            stream.save(temporary)
+            eye = _log_scene(stream, episode, scene) if scene is not None and episode.x is not None else None
             _log_curves(stream, episode, task)
+            stream.send_blueprint(_blueprint(eye, task))
             stream.flush(timeout_sec=FLUSH)
             stream.disconnect()
             _check(temporary)
@@ -83,7 +84,8 @@ def _log_curves(stream: rr.RecordingStream, episode: Episode, task: Task) -> Non
         stream.log("world/trace", rr.LineStrips3D([path], colors=[[255, 180, 60]], radii=[-1.0]), static=True)
 
 
-def _log_scene(stream: rr.RecordingStream, episode: Episode, scene: Scene) -> None:
+def _log_scene(stream: rr.RecordingStream, episode: Episode, scene: Scene) -> rrb.EyeControls3D:
+    """Logs shapes and moving bodies; where to look at them from."""
     assert episode.x is not None
     model, data = scene.model, scene.data
     names = [_name(model.body(b).name, "body", b) for b in range(model.nbody)]
@@ -109,6 +111,24 @@ def _log_scene(stream: rr.RecordingStream, episode: Episode, scene: Scene) -> No
                 translation=np.ascontiguousarray(positions[:, i]), quaternion=np.ascontiguousarray(rotations[:, i])
             ),
         )
+    if not moving:
+        return rrb.EyeControls3D()
+    # The floor is large and the robot small: left alone, the viewer shows the floor.
+    centre = positions[0].mean(0)
+    radius = max(np.linalg.norm(positions[0] - centre, axis=-1).max() + _size(model, moving), 0.1)
+    travel = np.linalg.norm(positions[:, 0] - positions[0, 0], axis=-1).max()
+    return rrb.EyeControls3D(
+        kind=rrb.Eye3DKind.Orbital,
+        position=centre + radius * np.array(_VIEW),
+        look_target=centre,
+        eye_up=(0.0, 0.0, 1.0),
+        tracking_entity=f"world/bodies/{names[moving[0]]}" if travel > radius else None,
+    )
+
+
+def _size(model: Any, bodies: list[int]) -> float:
+    """Half the size of the largest shape on `bodies` [m]."""
+    return float(max((model.geom_rbound[i] for i in range(model.ngeom) if model.geom_bodyid[i] in bodies), default=0.0))
 
 
 def _log_shapes(stream: rr.RecordingStream, model: Any, kind: str, bodies: list[str]) -> None:
@@ -223,11 +243,12 @@ def _height_field(model: Any, i: int, colour: np.ndarray) -> rr.Mesh3D:
     )
 
 
-def _blueprint(scene: Scene | None, task: Task) -> rrb.Blueprint:
+def _blueprint(eye: rrb.EyeControls3D | None, task: Task) -> rrb.Blueprint:
     curves = [rrb.TimeSeriesView(origin=f"/{root}", name=root) for root in ("reward", "cost", "controls", "readings")]
     view: Any = rrb.Vertical(*curves)
-    if scene is not None:
-        view = rrb.Horizontal(rrb.Spatial3DView(origin="/world", name=task.name), view, column_shares=[2, 1])
+    if eye is not None:
+        scene = rrb.Spatial3DView(origin="/world", name=task.name, eye_controls=eye)
+        view = rrb.Horizontal(scene, view, column_shares=[2, 1])
     return rrb.Blueprint(view, rrb.TimePanel(timeline=TIMELINE), collapse_panels=True)
 
 
