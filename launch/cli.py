@@ -226,7 +226,7 @@ def _episode(options: Run, overrides: dict[str, str], out: Any) -> tuple[dict[st
     from ..controllers.mpc import MPC
     from ..robots.plugins import UnknownName
     from . import report, scenario
-    from .outputs import Outputs
+    from .outputs import OutputError, Outputs
 
     if options.clock not in scenario.CLOCKS:
         raise UnknownName("clock", options.clock, scenario.CLOCKS)
@@ -266,24 +266,44 @@ def _episode(options: Run, overrides: dict[str, str], out: Any) -> tuple[dict[st
             latency=options.latency,
         )
         result = report.result_of(episode, setup, outputs.recording)
-        command = f"# trimtab {__version__}: trimtab run scenario.toml --seed {options.seed} --clock {options.clock}"
-        command += f" --latency {options.latency:g}\n\n" if options.latency else "\n\n"
-        outputs.save(episode, command + setup.toml(), result)
-        if outputs.record is not None and outputs.record.suffix == ".rrd":
-            from . import recording
-
-            recording.write(outputs.record, episode, plant.scene(), setup.task)
-        if outputs.video is not None:
-            from . import video
-
-            console.print(f"rendering {outputs.video}")
-            video.write(outputs.video, episode, setup, str(backend))
+        lost = ""
+        try:
+            _keep(outputs, episode, setup, options, result, plant.scene, console, backend)
+        except OutputError as error:
+            lost = str(error)
     console.print(report.result_table(result, episode))
+    said = []
     if episode.status in ("failed", "interrupted"):
-        where = f" (kept so far: {outputs.recording})" if outputs.recording else ""
-        said = "the run failed: " if episode.status == "failed" else ""
-        return result, _say(f"{said}{episode.reason} after {len(episode)} of {setup.steps} steps{where}", FAILED)
-    return result, DONE
+        reason = episode.reason if episode.status == "interrupted" else f"the run failed: {episode.reason}"
+        where = f" (kept so far: {outputs.recording})" if outputs.recording and not lost else ""
+        said.append(f"{reason} after {len(episode)} of {setup.steps} steps{where}")
+    if lost:
+        said.append(lost)
+    return result, _say("; ".join(said), FAILED) if said else DONE
+
+
+def _keep(
+    outputs: Any, episode: Any, setup: Any, options: Run, result: Any, scene: Any, console: Any, backend: str | None
+) -> None:
+    """Writes all that was asked for.
+
+    Raises:
+        OutputError: something could not be written.
+    """
+    command = f"# trimtab {__version__}: trimtab run scenario.toml --seed {options.seed} --clock {options.clock}"
+    command += f" --latency {options.latency:g}" if options.latency else ""
+    outputs.save(episode, f"{command}\n\n{setup.toml()}", result)
+    if outputs.record is not None and outputs.record.suffix == ".rrd":
+        # rerun reports faults by its own log, in many lines; what matters of them, we find out ourselves.
+        os.environ.setdefault("RUST_LOG", "off")
+        from . import recording
+
+        recording.write(outputs.record, episode, scene(), setup.task)
+    if outputs.video is not None and backend is not None:
+        from . import video
+
+        console.print(f"rendering {outputs.video}")
+        video.write(outputs.video, episode, setup, backend)
 
 
 def _planner_settings(arguments: list[str]) -> tuple[list[str], dict[str, str]]:

@@ -118,12 +118,19 @@ class Outputs:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes `text` to `path`, whole or not at all; a device or a pipe is written to directly."""
-    if _is_stream(path):
-        path.write_text(text, "utf-8")
-        return
-    with replacing(path) as temporary:
-        temporary.write_text(text, "utf-8")
+    """Writes `text` to `path`, whole or not at all; a device or a pipe is written to directly.
+
+    Raises:
+        OSError: it could not be written; its `filename` is `path`.
+    """
+    try:
+        if _is_stream(path):
+            path.write_text(text, "utf-8")
+        else:
+            with replacing(path) as temporary:
+                temporary.write_text(text, "utf-8")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextlib.contextmanager

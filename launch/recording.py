@@ -55,8 +55,9 @@ def write(path: Path, episode: Episode, scene: Scene | None, task: Task) -> None
             stream.flush(timeout_sec=FLUSH)
             stream.disconnect()
             _check(temporary)
-    except OSError as error:
-        raise OutputError(f"can not write {str(path)!r}: {error.strerror or error}") from error
+    except (OSError, RuntimeError) as error:  # rerun raises the latter where its writer gave up
+        told = f"{error}; is the disk full?" if isinstance(error, RuntimeError) else error.strerror or error
+        raise OutputError(f"can not write {str(path)!r}: {told}") from error
 
 
 def _check(path: Path) -> None:

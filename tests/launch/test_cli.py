@@ -223,8 +223,9 @@ def test_full_disk_at_the_end(capsys, folder):
     if not os.path.exists("/dev/full"):
         pytest.skip("this system has no /dev/full")
     assert main([*SHORT, "--record", "off", "--json", "/dev/full"]) == 1
-    _, err = capsys.readouterr()
-    assert err == "trimtab: can not write: No space left on device\n"
+    out, err = capsys.readouterr()
+    assert err == "trimtab: can not write '/dev/full': No space left on device\n"
+    assert "return" in out  # the result is not lost with the file
 
 
 def test_closed_pipe():
