@@ -17,7 +17,6 @@ import mujoco
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-
 from trimtab import robots
 from trimtab.controllers.cem import CEM
 from trimtab.controllers.predictive_sampling import PredictiveSampling
@@ -85,7 +84,7 @@ REPLAN = {"cartpole": 1, "cylinder_push": 2}  # 40 ms in both; judo asks for 20 
 
 
 def make_task(name: str, folder: str) -> robots.Task:
-    """judo's task in our vocabulary, its model read from judo's own file."""
+    """Judo's task in our vocabulary, its model read from judo's own file."""
     path = str(Path(folder) / f"{name}.xml")
     build = lambda: mujoco.MjSpec.from_file(path)  # noqa: E731
     dt = build().option.timestep

@@ -13,7 +13,6 @@ import mujoco.rollout
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-
 from trimtab import robots, sim
 from trimtab.controllers.cem import CEM
 from trimtab.controllers.problem import Problem

@@ -1,10 +1,10 @@
-"""Scores of the shipped scenarios: dm_control's reward over whole episodes, by seed, against what was asked and published.
+"""Scores of the shipped scenarios: dm_control's reward over whole episodes, against what was asked and published.
 
 Episodes run as a user runs them (`trimtab run SCENARIO --simulator dm_control --seed N --json -`), one process a core,
-each bound to its core; the virtual clock makes the scores independent of that. With `--timing` a second pass times control
-steps with all cores for one process, and so says whether a scenario keeps real time. Results are kept as they come, a line an
-episode, so an interrupted benchmark goes on where it stopped. The published figures are the best of SAC, DreamerV3 and
-TD-MPC2 at up to 4M environment steps.
+each bound to its core; the virtual clock makes the scores independent of that. With `--timing` a second pass times
+control steps with all cores for one process, and so says whether a scenario keeps real time. Results are kept as they
+come, a line an episode, so an interrupted benchmark goes on where it stopped. The published figures are the best of
+SAC, DreamerV3 and TD-MPC2 at up to 4M environment steps.
 
     python benchmarks/scores.py --timing             # everything: about two hours on two cores
     python benchmarks/scores.py walker-run --seeds 2

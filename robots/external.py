@@ -165,7 +165,7 @@ def _task(
     readings: tuple[Reading, ...],
     dt: float,
     limits: np.ndarray,
-    start: Callable[[np.random.Generator], Start],
+    start: Callable[[int], Start],
     duration: float,
     goal: Callable[[View], Array] | None = None,
 ) -> Task:

@@ -15,7 +15,7 @@ from judo.controller.controller import make_controller  # noqa: E402
 
 
 def controller(task: str, planner: str, rollouts: int):
-    """judo's controller as it ships, with so many rollouts."""
+    """Judo's controller as it ships, with so many rollouts."""
     made = make_controller(task, planner)
     made.controller_cfg.set_override(task)
     made.optimizer_cfg.num_rollouts = rollouts
@@ -47,7 +47,7 @@ def time_plans(made, request):
 
 def closed_loop(made, request):
     """Cost summed over an episode, a plan every `replan` steps."""
-    np.random.seed(request["seed"])  # judo draws from NumPy's global state
+    np.random.seed(request["seed"])  # noqa: NPY002 - judo draws from the global state
     start_at(made, request["qpos"], request["qvel"])
     data, cost = made.task.data, 0.0
     for step in range(request["steps"]):

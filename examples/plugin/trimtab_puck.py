@@ -1,4 +1,3 @@
-
 """A puck of 1 kg on a table: p'' = u - c p', moved by semi-implicit Euler steps."""
 
 import numpy as np
