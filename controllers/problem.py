@@ -44,7 +44,7 @@ class Problem:
     @cached_property
     def times(self) -> np.ndarray:
         """Time [s] of the readings after each control, (H,)."""
-        return self.state.time + self.task.robot.dt * np.arange(1, self.horizon + 1)
+        return self.state.time + _offsets(self.task.robot.dt, self.horizon)
 
     def rollout(self, controls: np.ndarray) -> Rollout:
         """Predicts under candidates `controls` (N, H, nu)."""
@@ -80,9 +80,15 @@ class Problem:
         if any(term.terminal_weight for term in self.task.terms):
             costs += self.task.terminal_cost(y[:, :, -1], u[:, :, -1], self.times[-1])
         # The sum tells whether all are finite, in a third of the passes over them that masks take.
-        if not (rollout.valid.all() and math.isfinite(costs.sum())):
+        if np.count_nonzero(rollout.valid) < costs.size or not math.isfinite(costs.sum()):
             costs = np.where(rollout.valid & np.isfinite(costs), costs, np.inf)
         return across_members(costs, self.risk, self.level)
+
+
+@lru_cache(maxsize=64)
+def _offsets(dt: float, horizon: int) -> np.ndarray:
+    """Times [s] of the readings after each control since the plan's beginning, (H,)."""
+    return dt * np.arange(1, horizon + 1)
 
 
 @lru_cache(maxsize=64)

@@ -194,7 +194,7 @@ class SamplingPlanner(ABC):
             if finite:
                 self.update(search, costs)
         stride = -(-len(costs) // SHOWN)
-        shown, shown_costs = y[0, ::stride].copy(), costs[::stride].copy()
+        shown, shown_costs = y[0, ::stride].copy(order="K"), costs[::stride].copy()
         if 0 < finite < len(costs):
             total = float(costs[np.isfinite(costs)].sum())
         stats = {

@@ -49,8 +49,9 @@ class _Reach:
 
     def finger(self, y: View) -> tuple[Array, Array]:
         """Where the fingertip is, x and y [m], by forward kinematics."""
-        shoulder = entry(y.joints, 0)
-        xp, reach = namespace(shoulder), shoulder + entry(y.joints, 1)
+        joints = y.joints
+        shoulder = entry(joints, 0)
+        xp, reach = namespace(shoulder), shoulder + entry(joints, 1)
         return (
             self.upper * xp.cos(shoulder) + self.lower * xp.cos(reach),
             self.upper * xp.sin(shoulder) + self.lower * xp.sin(reach),
@@ -58,8 +59,9 @@ class _Reach:
 
     def distance(self, y: View) -> Array:
         """From the fingertip to the target, in the plane [m]."""
-        along, across = y.once(self.finger)
-        return norm(along - entry(y.target, 0), across - entry(y.target, 1))
+        along, across = self.finger(y)
+        target = y.target
+        return norm(along - entry(target, 0), across - entry(target, 1))
 
     def reward(self, y: View, u: Array) -> Array:
         """dm_control's reward: 1 with the fingertip within the target."""
@@ -75,7 +77,8 @@ class _Reach:
 
 
 def _squared_speed(y: View, u: Array, t: Array) -> Array:
-    first, second = entry(y.joint_velocities, 0), entry(y.joint_velocities, 1)
+    velocities = y.joint_velocities
+    first, second = entry(velocities, 0), entry(velocities, 1)
     return column(first * first + second * second)
 
 

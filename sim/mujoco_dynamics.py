@@ -26,7 +26,7 @@ class _Buffers:
     steps: np.ndarray  # (N, H, substeps, nu), a view of the control without the lag
     state: np.ndarray  # (N, H * substeps + lag, nphysics)
     sensors: np.ndarray | None  # (N, H * substeps + lag, nsensed)
-    features: np.ndarray  # (ny, N, H+1)
+    features: np.ndarray  # (N, ny, H+1)
     y: np.ndarray  # (1, N, H+1, ny), a view of the features
     copies: list[tuple[np.ndarray, np.ndarray]]
     clock: np.ndarray  # (N,), a view of the state
@@ -79,13 +79,14 @@ class MujocoDynamics:
         control = np.zeros((n, last + lag, c.model.nu))
         state = np.zeros((n, last + lag, self._nphysics))
         sensors = np.zeros((n, last + lag, c.nsensed)) if c.nsensed else None
-        # Costs take readings entry by entry: each is contiguous in memory.
-        features = np.zeros((c.robot.layout.size, n, horizon + 1))
-        reached = state[:, c.substeps - 1 : last : c.substeps].transpose(2, 0, 1)
-        copies = [(features[target, :, 1:], reached[source]) for target, source in c.state_runs]
+        # Costs take readings entry by entry: each is contiguous in time. A candidate's are together, so that they are
+        # copied within the processor's first cache.
+        features = np.zeros((n, c.robot.layout.size, horizon + 1))
+        reached = state[:, c.substeps - 1 : last : c.substeps].transpose(0, 2, 1)
+        copies = [(features[:, target, 1:], reached[:, source]) for target, source in c.state_runs]
         if sensors is not None:
-            sensed = sensors[:, c.substeps :: c.substeps].transpose(2, 0, 1)
-            copies += [(features[target, :, 1:], sensed[source]) for target, source in c.sensor_runs]
+            sensed = sensors[:, c.substeps :: c.substeps].transpose(0, 2, 1)
+            copies += [(features[:, target, 1:], sensed[:, source]) for target, source in c.sensor_runs]
         return _Buffers(
             models=[c.model] * n,
             initial=np.empty((n, self._nphysics)),
@@ -95,7 +96,7 @@ class MujocoDynamics:
             state=state,
             sensors=sensors,
             features=features,
-            y=features.transpose(1, 2, 0)[None],
+            y=features.transpose(0, 2, 1)[None],
             copies=copies,
             clock=state[:, -1, 0],
         )
@@ -135,7 +136,7 @@ class MujocoDynamics:
         for target, source in b.copies:
             np.copyto(target, source)
         for entry, value in c.constants:
-            b.features[entry] = value
+            b.features[:, entry] = value
         # MuJoCo resets a diverged simulation by itself, and its clock with it.
         timestep = c.model.opt.timestep
         valid = b.clock > state.x[0] + (b.control.shape[1] - 0.5) * timestep
