@@ -1,16 +1,16 @@
 """What a run leaves behind: every step, every plan's time and cost, every fault."""
 
-import contextlib
 import errno
 import json
 import os
-import tempfile
 import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+
+from .files import replacing
 
 Status = Literal["done", "terminated", "failed", "interrupted"]
 
@@ -121,22 +121,12 @@ class Episode:
         path = Path(path)
         arrays = {name: value for name in _ARRAYS if (value := getattr(self, name)) is not None}
         rest = {name: value for name, value in asdict(self).items() if name not in _ARRAYS}
-        temporary = None
         try:
-            handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-            with open(handle, "wb") as file:
+            # A stream, because savez would append a suffix to a path of another.
+            with replacing(path) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, meta=np.array(json.dumps({"format": _FORMAT, **rest})), **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            temporary = None
         except OSError as error:
-            text = f"cannot write the episode: {error.strerror or error}"
-            raise OSError(error.errno or errno.EIO, text, str(path)) from error
-        finally:
-            if temporary is not None:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
+            raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Episode":

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..controllers.episode import Episode
+from ..controllers.files import replacing
 from .scenario import ScenarioError
 
 SUFFIXES = (".rrd", ".npz")
@@ -134,20 +135,6 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, of the same suffix, that takes its place when the block ends without an error."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
 def _saying() -> Iterator[None]:
     try:
         yield
@@ -169,12 +156,6 @@ def _probe(folder: Path) -> None:
 
 def _is_stream(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _plain_name(name: str) -> str:

@@ -18,9 +18,10 @@ import rerun as rr
 import rerun.blueprint as rrb
 
 from ..controllers.episode import Episode
+from ..controllers.files import replacing
 from ..robots.task import Task
 from ..sim.interface import Scene
-from .outputs import OutputError, replacing
+from .outputs import OutputError
 
 TIMELINE = "sim_time"
 FLUSH = 60.0

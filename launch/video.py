@@ -16,7 +16,8 @@ import numpy as np
 
 from .. import robots, sim
 from ..controllers.episode import Episode
-from .outputs import OutputError, replacing
+from ..controllers.files import replacing
+from .outputs import OutputError
 from .scenario import ScenarioError, Setup
 
 BACKENDS = ("egl", "osmesa")
