@@ -5,20 +5,7 @@ import numpy as np
 import pytest
 from trimtab import robots
 
-NAMES = [
-    "acrobot-swingup",
-    "acrobot-swingup_sparse",
-    "ball_in_cup-catch",
-    "cartpole-balance_sparse",
-    "cartpole-swingup",
-    "finger-spin",
-    "finger-turn_hard",
-    "manipulator-bring_ball",
-    "pendulum-swingup",
-    "point_mass-easy",
-    "reacher-easy",
-    "reacher-hard",
-]
+NAMES = robots.names()
 
 
 @pytest.fixture(autouse=True)
