@@ -67,7 +67,7 @@ class Feed:
     def join(self, deadline: float) -> str | None:
         """Waits for the observer until `deadline` (of `time.monotonic`) at most; what there is to note about it."""
         if self._thread is not None:
-            self._thread.join(max(0.0, deadline - time.monotonic()))
+            self._thread.join(min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX))
         with self._ready:
             if self.failure is not None:
                 return f"observer {self.name} raised {self.failure}; it was disabled"

@@ -325,7 +325,7 @@ class Threaded:
         self._newest = state.time
         self._thread.start()
         self._inbox.put((0, state, self._now()))
-        if not self._warm.wait(self._safety.warmup):
+        if not self._warm.wait(min(self._safety.warmup, threading.TIMEOUT_MAX)):
             self._hung = Fault("hang", f"the first plan took longer than {self._safety.warmup:g} s", fatal=True)
         return self._hung or self._fault
 
@@ -366,7 +366,7 @@ class Threaded:
         """Ends the thread, waiting as long as a planning may take; a hung one is left behind."""
         if self._thread.is_alive():
             self._inbox.put(None)
-            self._thread.join(0.0 if self._hung else self._safety.hang)
+            self._thread.join(0.0 if self._hung else min(self._safety.hang, threading.TIMEOUT_MAX))
         if self._thread.is_alive():
             return ["the planner was still planning when the run ended and was left behind"]
         return []

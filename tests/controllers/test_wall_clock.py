@@ -371,6 +371,17 @@ def test_a_run_by_the_wall_clock(block):
     assert "real-time priority" in e.notes[0]
 
 
+def test_patience_may_be_without_end(block):
+    class Watcher:
+        patience = np.inf
+        start = step = end = staticmethod(lambda *given: None)
+
+    controller, safety = block.Ahead(lambda n, s: np.full(80, 0.5)), Safety(hang=np.inf, warmup=np.inf, grace=np.inf)
+    given = {"clock": fast(block), "safety": safety, "observers": [Watcher()]}
+    e = run(block.Plant(), controller, task=block.task, duration=0.5, **given)
+    assert (e.status, len(e), e.dropped_frames) == ("done", 4, {"Watcher": 0})
+
+
 @pytest.mark.parametrize("fault", ["raises", "hangs"])
 def test_a_planner_that_fails_leaves_the_robot_to_its_fallback(block, release, fault):
     def rule(n, state):
