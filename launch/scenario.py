@@ -133,6 +133,7 @@ def find(scenario: str) -> Scenario:
 
     Raises:
         UnknownName: it is none of them; the message lists the shipped ones and the nearest.
+        PluginError: it is a task of a robot whose plugin fails to import.
         ScenarioError: the file can not be read, is no TOML, or has unknown keys.
     """
     if scenario in names():
@@ -152,7 +153,9 @@ def find(scenario: str) -> Scenario:
     if colon:
         robots.load(scenario)
         return Scenario(scenario, scenario, library, library, settings=SMALL)
-    known = names()
+    robot, known = scenario.partition("-")[0], names()
+    if robot in plugins.names("robots"):
+        plugins.find("robots", robot)  # whose own error matters more than that its tasks are unknown
     if scenario not in (tasks := robots.names()):
         raise UnknownName("scenario", scenario, {*known, *tasks})
     return Scenario(scenario, scenario)

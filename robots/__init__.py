@@ -1,5 +1,7 @@
 """What is controlled: one file per robot, with its model, its readings, its limits and its tasks."""
 
+import warnings
+
 from . import external, plugins
 from .layout import Layout, Reading, View
 from .plugins import PluginError, UnknownName
@@ -22,8 +24,16 @@ __all__ = [
 
 
 def names() -> list[str]:
-    """Names of all tasks, `robot-task`."""
-    return [f"{robot}-{task}" for robot in plugins.names("robots") for task in plugins.find("robots", robot)]
+    """Names of all tasks, `robot-task`; a robot whose plugin fails to import is left out, with a warning."""
+    found = []
+    for robot in plugins.names("robots"):
+        try:
+            tasks = plugins.find("robots", robot)
+        except PluginError as error:
+            warnings.warn(str(error), RuntimeWarning, stacklevel=2)
+            continue
+        found += [f"{robot}-{task}" for task in tasks]
+    return found
 
 
 def load(name: str) -> Task:

@@ -4,7 +4,6 @@ Importing this module registers each task as `trimtab/TASK-v0`; `gymnasium.make(
 cartpole-swingup-v0")` does both at once. (Gymnasium 1 has no entry point for it.)
 """
 
-import warnings
 from typing import Any
 
 import gymnasium
@@ -12,7 +11,7 @@ import mujoco
 import numpy as np
 from gymnasium import spaces
 
-from ..robots import PluginError, load, plugins
+from ..robots import load, names
 from ..robots.task import Task
 from . import make
 from .interface import Scene, SimulationError, State, full_state
@@ -137,17 +136,11 @@ def register() -> list[str]:
     A robot whose plugin fails to import is left out, with a warning.
     """
     ids = []
-    for robot in plugins.names("robots"):
-        try:
-            tasks = plugins.find("robots", robot)
-        except PluginError as error:
-            warnings.warn(str(error), RuntimeWarning, stacklevel=2)
-            continue
-        for task in tasks:
-            name = f"trimtab/{robot}-{task}-v0"
-            if name not in gymnasium.registry:
-                gymnasium.register(name, entry_point=f"{__name__}:TaskEnv", kwargs={"task": f"{robot}-{task}"})
-            ids.append(name)
+    for task in names():
+        name = f"trimtab/{task}-v0"
+        if name not in gymnasium.registry:
+            gymnasium.register(name, entry_point=f"{__name__}:TaskEnv", kwargs={"task": task})
+        ids.append(name)
     return ids
 
 

@@ -209,6 +209,19 @@ def test_plugin_that_fails_to_import(capsys, monkeypatch, folder):
     )
 
 
+def test_a_broken_robot_plugin_leaves_the_others(capsys, monkeypatch):
+    entry = plugins.EntryPoint("broken", "trimtab.no_such_module:TASKS", "trimtab.robots")
+    monkeypatch.setitem(plugins._table("robots"), "broken", entry)
+    with pytest.warns(RuntimeWarning, match="robot plugin 'broken' .* fails to import: ModuleNotFoundError"):
+        assert main(["list", "tasks", "--json"]) == 0
+    assert "cartpole-swingup" in json.loads(capsys.readouterr().out)["tasks"]
+    with pytest.warns(RuntimeWarning, match="fails to import"):
+        assert main(["run", "cartpole-swingp"]) == 2
+    assert "did you mean 'cartpole-swingup'" in one_line(capsys)
+    assert main(["run", "broken-task"]) == 1
+    assert "robot plugin 'broken' (trimtab.no_such_module:TASKS) fails to import" in one_line(capsys)
+
+
 def test_model_that_does_not_load(capsys, monkeypatch):
     task = robots.load("pendulum-swingup")
     broken = type(task.robot)(
