@@ -76,8 +76,9 @@ def measure(name: str, samples: int, horizon: int, iterations: int, rounds: int,
     state, warm = plant.reset(0), None
     plan_times, raw_times = [], []
     for k in range(rounds):
+        search = np.random.default_rng(k)
         begun = time.perf_counter()
-        warm_next = planner.plan(Problem(dynamics, task, state, horizon, rng), warm, np.random.default_rng(k))
+        warm_next = planner.plan(Problem(dynamics, task, state, horizon, rng), warm, search)
         plan_times.append(time.perf_counter() - begun)
         # The same plan once more, to know its candidates; then those, raw.
         spy = Spy(dynamics)
