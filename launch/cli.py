@@ -252,8 +252,8 @@ def _episode(options: Run, overrides: dict[str, str], out: Any) -> tuple[dict[st
             from . import video
 
             backend = video.backend()
+        outputs = outputs.prepare()
         closing.callback(outputs.discard)
-        outputs.prepare()
         episode = run(
             plant,
             controller,

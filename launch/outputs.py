@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,14 @@ class Outputs:
         record: a single .rrd or .npz file instead, or None.
         video: an .mp4 file, or None.
         result: a file for the result as JSON, or None.
+        own: whether the folder is this run's alone: made for it, and removed if nothing comes to lie in it.
     """
 
     folder: Path | None = None
     record: Path | None = None
     video: Path | None = None
     result: Path | None = None
+    own: bool = False
 
     @classmethod
     def named(cls, scenario: str, record: str | None, video: str | None, result: str | None) -> "Outputs":
@@ -56,7 +58,7 @@ class Outputs:
         if record is None:
             # A colon, as in dm_control:dog-run, is not allowed in a file's name everywhere.
             stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-            folder = _unused(Path("runs") / f"{stamp}-{_plain_name(scenario)}")
+            folder = Path("runs") / f"{stamp}-{_plain_name(scenario)}"
         elif record != "off":
             path = Path(record)
             if path.suffix and not path.is_dir():
@@ -68,7 +70,11 @@ class Outputs:
             else:
                 folder = path
         return cls(
-            folder, file, None if video is None else Path(video), None if result in (None, "-") else Path(str(result))
+            folder,
+            file,
+            None if video is None else Path(video),
+            None if result in (None, "-") else Path(str(result)),
+            own=record is None,
         )
 
     @property
@@ -77,23 +83,27 @@ class Outputs:
         place = self.record or self.folder
         return None if place is None else str(place)
 
-    def prepare(self) -> None:
-        """Makes the folders and writes to each, so that a run does not end in vain.
+    def prepare(self) -> "Outputs":
+        """Makes the folders and writes to each, so that a run does not end in vain; the outputs as they are then.
+
+        The run's own folder gets another name where the one wished for is taken, by a run begun in the same second.
 
         Raises:
             ScenarioError: one can not be written, or is no ordinary file or folder.
         """
-        if self.folder is not None:
-            _probe(self.folder)
         for file in (self.record, self.video, self.result):
             if file is not None and not _is_stream(file):
                 if file.is_dir():
                     raise ScenarioError(f"can not write {str(file)!r}: it is a folder")
                 _probe(file.parent)
+        if self.folder is None:
+            return self
+        _probe(self.folder.parent if self.own else self.folder)
+        return replace(self, folder=_claimed(self.folder)) if self.own else self
 
     def discard(self) -> None:
-        """Removes the run's folder, and the one it lies in, if nothing lies in them."""
-        if self.folder is not None:
+        """Removes the run's own folder, and the one it lies in, if nothing lies in them."""
+        if self.folder is not None and self.own:
             with contextlib.suppress(OSError):
                 self.folder.rmdir()
                 self.folder.parent.rmdir()
@@ -144,12 +154,30 @@ def _saying() -> Iterator[None]:
 
 
 def _probe(folder: Path) -> None:
-    try:
+    with _refusing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(PROBE))
             file.flush()
             os.fsync(file.fileno())
+
+
+def _claimed(folder: Path) -> Path:
+    """Makes `folder`, or one with a number added, that no other run has made."""
+    candidate, k = folder, 2
+    with _refusing(folder.parent):
+        while True:
+            try:
+                candidate.mkdir(parents=True)
+                return candidate
+            except FileExistsError:
+                candidate, k = folder.with_name(f"{folder.name}-{k}"), k + 1
+
+
+@contextlib.contextmanager
+def _refusing(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ScenarioError(f"can not write in folder {str(folder)!r}: {error.strerror or error}") from error
 
@@ -160,10 +188,3 @@ def _is_stream(path: Path) -> bool:
 
 def _plain_name(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-
-
-def _unused(path: Path) -> Path:
-    candidate, k = path, 2
-    while candidate.exists():
-        candidate, k = path.with_name(f"{path.name}-{k}"), k + 1
-    return candidate

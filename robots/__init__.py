@@ -25,7 +25,7 @@ __all__ = [
 
 def names() -> list[str]:
     """Names of all tasks, `robot-task`; a robot whose plugin fails to import is left out, with a warning."""
-    found = []
+    found: list[str] = []
     for robot in plugins.names("robots"):
         try:
             tasks = plugins.find("robots", robot)

@@ -14,6 +14,7 @@ import pytest
 from trimtab import robots
 from trimtab.controllers import cem
 from trimtab.controllers.episode import Episode
+from trimtab.launch import outputs
 from trimtab.launch.cli import main
 from trimtab.robots import plugins
 from trimtab.sim import SimulationError, mujoco_simulator
@@ -83,6 +84,23 @@ def test_record_off_leaves_nothing(capsys, folder):
     out, err = capsys.readouterr()
     assert "return" in out
     assert err == ""
+
+
+def test_runs_begun_in_one_second_have_folders_of_their_own(folder):
+    wished = outputs.Outputs.named("pendulum-swingup", None, None, None)
+    one, other = wished.prepare(), wished.prepare()
+    assert one == wished
+    assert one.folder != other.folder
+    one.discard()
+    assert sorted(folder.glob("runs/*")) == [folder / other.folder]
+    other.discard()
+    assert list(folder.iterdir()) == []
+
+
+def test_a_folder_that_was_there_stays(capsys, folder):
+    (folder / "mine").mkdir()
+    assert main([*SHORT, "--record", "mine", "--latency", "0.03"]) == 2
+    assert (folder / "mine").is_dir()
 
 
 def test_record_and_json_to_files(capsys, folder):
