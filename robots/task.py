@@ -8,8 +8,8 @@ A planner minimises, over a horizon of H control steps from the state with readi
 so that a step's cost, like dm_control's reward for it, sees the control together with the state it led to.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 
 import mujoco
@@ -97,11 +97,14 @@ class Robot:
         """A fresh spec with one sensor per sensed reading, in the readings' order, and no other.
 
         Raises:
-            ValueError: the robot has no MuJoCo model.
+            ValueError: the robot has no MuJoCo model, or one that does not load.
         """
         if self.build is None:
             raise ValueError(f"robot {self.name!r} has no MuJoCo model; only its own simulator knows it")
-        spec = self.build()
+        try:
+            spec = self.build()
+        except ValueError as error:
+            raise ValueError(f"the model of robot {self.name!r} does not load: {error}") from error
         for sensor in list(spec.sensors):
             spec.delete(sensor)
         for reading in self.readings:
@@ -112,7 +115,11 @@ class Robot:
     @cached_property
     def model(self) -> mujoco.MjModel:
         """The compiled model; shared, so treat it as read-only and compile `spec()` for one of your own."""
-        return self.spec().compile()
+        spec = self.spec()
+        try:
+            return spec.compile()
+        except ValueError as error:
+            raise ValueError(f"the model of robot {self.name!r} does not compile: {error}") from error
 
     @cached_property
     def control_limits(self) -> np.ndarray:
@@ -161,7 +168,6 @@ class Task:
     trace: Callable[[View], Array] | None = None
     goal: Callable[[View], Array] | None = None
     end: Callable[[View], Array] | None = None
-    info: Mapping[str, float] = field(default_factory=dict)
 
     def reward(self, y: Array, u: Array) -> Array:
         """Reward (...) of reaching readings `y` (..., ny) by control `u` (..., nu)."""

@@ -247,7 +247,7 @@ def test_model_that_does_not_load(capsys, monkeypatch):
     )
     monkeypatch.setattr(robots, "load", lambda name: type(task)("t", broken, task.score, task.terms, task.start, 1.0))
     assert main([*SHORT, "--simulator", "mujoco"]) == 2
-    assert "XML" in one_line(capsys)
+    assert "the model of robot 'broken' does not load: XML" in one_line(capsys)
 
 
 def test_full_disk_at_the_end(capsys, folder):
