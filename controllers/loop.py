@@ -42,7 +42,7 @@ def run(
     and each step is still `dt` of the plant's time.
 
     The run ends, with everything recorded up to there, when the simulator can not go on, when the controller raises
-    (under the wall clock, or hangs: after `safety.grace` under its fallback), and at Ctrl-C.
+    (under the wall clock also when its planning hangs; then after `safety.grace` under the fallback), and at Ctrl-C.
 
     Args:
         simulator: the plant; stays open.

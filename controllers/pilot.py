@@ -333,8 +333,8 @@ class Threaded:
         """The control of the plan in force."""
         now = self._now()
         if self._step:
-            self._newest = state.time
             self._inbox.put((self._step, state, now))
+            self._newest = state.time  # only now: the planner may begin from no state older than what it forgets up to
         self._step += 1
         entry = self._schedule.at(state.time)
         plan, age = (entry.plan, state.time - entry.made) if entry else (None, np.nan)
