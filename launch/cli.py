@@ -272,6 +272,8 @@ def _episode(options: Run, overrides: dict[str, str], out: Any) -> tuple[dict[st
         except OutputError as error:
             lost = str(error)
     console.print(report.result_table(result, episode))
+    if os.environ.get("TRIMTAB_TRACEBACK") and episode.notes:
+        print(*episode.notes, sep="\n", file=sys.stderr)
     said = []
     if episode.status in ("failed", "interrupted"):
         reason = episode.reason if episode.status == "interrupted" else f"the run failed: {episode.reason}"

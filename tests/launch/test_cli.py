@@ -216,6 +216,9 @@ def test_raising_planner_fails_the_run_and_leaves_its_traceback(capsys, monkeypa
     assert "Traceback" not in err
     assert "Traceback" in (folder / "kept" / "notes.txt").read_text()
     assert json.loads((folder / "kept" / "result.json").read_text())["steps"] == 0
+    monkeypatch.setenv("TRIMTAB_TRACEBACK", "1")
+    assert main([*SHORT, "--record", "off"]) == 1
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_plugin_that_fails_to_import(capsys, monkeypatch, folder):
@@ -281,7 +284,7 @@ def test_interrupt_keeps_what_there_is(folder):
     assert "Traceback" not in err
     episode = Episode.load(folder / "kept" / "episode.npz")
     assert episode.status == "interrupted"
-    assert 0 <= len(episode) < 1000
+    assert len(episode) < 1000  # none at all where the machine was too busy to begin
 
 
 @pytest.mark.parametrize("kind", ["scenarios", "tasks", "planners", "dynamics", "simulators", "learners"])
