@@ -76,7 +76,7 @@ def _moves(y: View, speed: float) -> Array:
     return xp.logical_and(entry(y.torso_up, 2) >= 0.9, entry(y.torso_velocity, 0) >= SUCCESS_SHARE * speed)
 
 
-def _move(name: str, speed: float) -> Task:
+def _move(name: str, speed: float, upright: float) -> Task:
     reward = functools.partial(move_reward, speed=speed)
     return Task(
         name=f"quadruped-{name}",
@@ -84,7 +84,7 @@ def _move(name: str, speed: float) -> Task:
         score=reward,
         terms=(
             Term("reward", missing(reward)),
-            Term("upright", _lean, weight=0.3),
+            Term("upright", _lean, weight=upright),
             Term("speed", functools.partial(_slow, speed=speed), weight=0.2),
         ),
         start=suite_start("quadruped", name),
@@ -95,6 +95,6 @@ def _move(name: str, speed: float) -> Task:
 
 
 TASKS = {
-    "walk": functools.partial(_move, "walk", WALK_SPEED),
-    "run": functools.partial(_move, "run", RUN_SPEED),
+    "walk": functools.partial(_move, "walk", WALK_SPEED, upright=1.0),
+    "run": functools.partial(_move, "run", RUN_SPEED, upright=0.3),
 }
