@@ -8,6 +8,7 @@ import contextlib
 import io
 import itertools
 import json
+import logging
 import os
 import re
 import sys
@@ -247,6 +248,9 @@ def _episode(options: Run, overrides: dict[str, str], out: Any) -> tuple[dict[st
         dynamics = sim.dynamics(setup.dynamics, setup.task)
         closing.callback(dynamics.close)
         controller = MPC(setup.planner, dynamics, setup.task)
+        if "absl" in sys.modules:
+            # dm_control logs every warning of MuJoCo's: of candidates that diverge, and of the plant, which we report.
+            logging.getLogger("absl").setLevel(logging.ERROR)
         backend = None
         if options.video is not None:
             from . import video

@@ -52,6 +52,8 @@ class Outputs:
         Raises:
             ScenarioError: a file of a kind that we do not write.
         """
+        if record == "":
+            raise ScenarioError("--record takes off, a folder, or a file ending in .rrd or .npz, not ''")
         if video is not None and Path(video).suffix != ".mp4":
             raise ScenarioError(f"--video takes a file ending in .mp4, not {video!r}")
         folder = file = None
