@@ -243,6 +243,7 @@ def _episode(options: Run, overrides: dict[str, str], out: Any) -> tuple[dict[st
     outputs = Outputs.named(setup.scenario, options.record, options.video, options.json)
     console = _console(out)
     with contextlib.ExitStack() as closing:
+        closing.callback(console.show_cursor)  # which a progress bar that does not come to its end leaves hidden
         plant = sim.make(setup.simulator, setup.task)
         closing.callback(plant.close)
         dynamics = sim.dynamics(setup.dynamics, setup.task)
