@@ -5,7 +5,6 @@ that a noisy machine disturbs both alike. Run: `python benchmarks/planning.py`.
 """
 
 import argparse
-import os
 import time
 
 import mujoco
@@ -16,6 +15,7 @@ from rich.table import Table
 from trimtab import robots, sim
 from trimtab.controllers.cem import CEM
 from trimtab.controllers.problem import Problem
+from trimtab.sim.interface import available_cores
 
 CASES = (("cheetah-run", 64, 40, 0.95), ("cartpole-swingup", 128, 100, 0.95), ("reacher-easy", 32, 30, 0.88))
 
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=60)
     args = parser.parse_args()
-    threads = os.cpu_count() or 1
+    threads = available_cores()
     table = Table(title=f"Planning with CEM, {args.iterations} iterations, {threads} threads (medians)")
     for column in ("task", "candidates x steps", "plan [ms]", "raw rollout [ms]", "share", "asked"):
         table.add_column(column, justify="left" if column == "task" else "right")

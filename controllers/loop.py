@@ -132,7 +132,7 @@ def run(
             notes=notes,
             status=status,
             reason=reason,
-            success=bool(task.success(record.y[record.count])),
+            success=_success(task, record.y[record.count], notes),
             fallbacks=guard.fallbacks,
             deadline_misses=pilot.deadline_misses,
             missed_ticks=ticker.missed,
@@ -178,8 +178,16 @@ def _drive(
                 notes.append("".join(traceback.format_exception(error)))
             cause = str(error) if isinstance(error, SimulationError) else f"{type(error).__name__}: {error}"
             return "failed", f"the simulator failed at {state.time:.4g} s under control {u}: {cause}"
-        reward = float(task.reward(after.y, u))
-        cost = float(task.cost(after.y, u, after.time))
+        try:
+            reward = float(task.reward(after.y, u))
+            cost = float(task.cost(after.y, u, after.time))
+            over = bool(task.terminated(after.y))
+        except Exception as error:
+            notes.append("".join(traceback.format_exception(error)))
+            return (
+                "failed",
+                f"{task.name} can not score the state at {after.time:.4g} s: {type(error).__name__}: {error}",
+            )
         record.add(after, u, reward, cost, decision.age)
         if audience.feeds:
             timing = Timing(
@@ -195,7 +203,7 @@ def _drive(
             )
             audience.offer((after, u, decision.plan, timing))
         state = after
-        if task.terminated(state.y):
+        if over:
             return ("failed", reason) if reason else ("terminated", "")
     return ("failed", reason) if reason else ("done", "")
 
@@ -238,6 +246,14 @@ class _Record:
             "cost": self._cost[:n].copy(),
             "plan_age": self._age[:n].copy(),
         }
+
+
+def _success(task: Task, y: np.ndarray, notes: list[str]) -> bool:
+    try:
+        return bool(task.success(y))
+    except Exception as error:
+        notes.append("".join(traceback.format_exception(error)))
+        return False
 
 
 def _blame(fault: Fault, state: State, notes: list[str]) -> str:

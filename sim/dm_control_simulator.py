@@ -6,7 +6,6 @@ It takes our tasks that the suite has under the same name, with our readings, an
 
 import importlib
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,7 +16,16 @@ from ..robots.plugins import UnknownName
 from ..robots.suite import control_suite, load_environment, parameter_value
 from ..robots.task import Task
 from .compiled import INTEGRATION, Compiled, check_divergence
-from .interface import Rollout, Scene, SimulationError, State, check_candidates, check_control, full_state
+from .interface import (
+    Rollout,
+    Scene,
+    SimulationError,
+    State,
+    available_cores,
+    check_candidates,
+    check_control,
+    full_state,
+)
 
 PREFIX = "dm_control:"
 
@@ -72,7 +80,7 @@ class DmControlDynamics:
     def __init__(self, task: Task, threads: int | None = None) -> None:
         self.task = task
         self.dt = task.robot.dt
-        self.threads = threads or os.cpu_count() or 1
+        self.threads = threads or available_cores()
         self._environments = [_Environment(task)]
         self._pool = ThreadPoolExecutor(self.threads)
 

@@ -1,5 +1,6 @@
 """What simulators and dynamics promise: a simulator is the plant that is driven, dynamics are what planners search."""
 
+import os
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -91,6 +92,11 @@ class Dynamics(Protocol):
     def close(self) -> None:
         """Frees what the dynamics hold, such as threads."""
         ...
+
+
+def available_cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_control(u: np.ndarray, nu: int) -> np.ndarray:

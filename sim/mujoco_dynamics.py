@@ -1,6 +1,5 @@
 """The `mujoco` dynamics: candidates rolled out in parallel by MuJoCo's own thread pool."""
 
-import os
 from dataclasses import dataclass
 
 import mujoco
@@ -9,7 +8,7 @@ import numpy as np
 
 from ..robots.task import Task
 from .compiled import PHYSICS, Compiled
-from .interface import Rollout, State
+from .interface import Rollout, State, available_cores, full_state
 
 
 @dataclass
@@ -45,7 +44,7 @@ class MujocoDynamics:
 
     def __init__(self, task: Task, threads: int | None = None) -> None:
         self.dt = task.robot.dt
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or available_cores()
         self._compiled = Compiled(task.robot)
         model = self._compiled.model
         self._datas = [mujoco.MjData(model) for _ in range(self.threads)]
@@ -53,6 +52,10 @@ class MujocoDynamics:
         self._nphysics = mujoco.mj_stateSize(model, PHYSICS)
         self._warm_at = self._warmstart_offset()
         self._buffers: dict[tuple[int, int], _Buffers] = {}
+        # What comes after the controls (applied forces, equalities, mocap poses, user data) rollouts take as it is at
+        # first.
+        self._applied_at = self._warm_at + model.nv + model.nu
+        self._applied = self._compiled.pack()[self._applied_at : self._compiled.nintegration]
 
     def _warmstart_offset(self) -> int:
         model, data = self._compiled.model, mujoco.MjData(self._compiled.model)
@@ -105,11 +108,12 @@ class MujocoDynamics:
         """Predicts from `state` under each of the candidates `controls` (N, H, nu).
 
         Raises:
-            ValueError: `state` has no `x`, or `controls` another shape.
+            ValueError: `state` has no `x`, or one with forces applied from outside; or `controls` have another shape.
         """
-        if state.x is None:
-            raise ValueError("the mujoco dynamics need a full state; the plant gave readings only")
+        x = full_state(state)
         c = self._compiled
+        if not np.array_equal(x[self._applied_at : c.nintegration], self._applied):
+            raise ValueError("the mujoco dynamics do not predict under applied forces or with mocap bodies moved")
         if controls.ndim != 3 or controls.shape[2] != c.model.nu or not controls.size:
             raise ValueError(f"candidates have shape {controls.shape}, not (N, H, {c.model.nu})")
         n, horizon, _ = controls.shape
@@ -149,9 +153,7 @@ class MujocoDynamics:
             SimulationError: the prediction diverged.
             ValueError: `state` has no `x`.
         """
-        if state.x is None:
-            raise ValueError("the mujoco dynamics need a full state; the plant gave readings only")
-        self._compiled.unpack(state.x)
+        self._compiled.unpack(full_state(state))
         for u in controls:
             self._compiled.step(u)
         return self._compiled.state()

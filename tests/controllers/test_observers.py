@@ -164,16 +164,20 @@ def test_each_observer_has_a_scene_of_its_own(block):
     assert first.calls[0][1] is not second.calls[0][1]
 
 
-def test_observers_are_released_when_the_run_can_not_be_scored(block):
-    # A bug in a task's reward is raised; no observer's thread stays behind.
+def test_a_run_that_can_not_be_scored_ends_there_and_is_kept(block):
+    """A bug in a task's reward loses nothing, and no observer's thread stays behind."""
+
     class Broken(type(block.task)):
         def reward(self, y, u):
-            raise NotImplementedError("no reward")
+            if y[0] >= 0.0:
+                raise ZeroDivisionError("no reward")
 
     task = Broken(**{name: getattr(block.task, name) for name in block.task.__dataclass_fields__})
     log = Log()
-    with pytest.raises(NotImplementedError, match="no reward"):
-        run(block.Plant(), block.Ahead(lambda n, s: np.zeros(80)), task=task, observers=[log], clock="wall")
-    assert [call[0] for call in log.calls] == ["start"]
+    episode = run(block.Plant(), block.Ahead(lambda n, s: np.zeros(80)), task=task, observers=[log], clock="wall")
+    assert (episode.status, len(episode.u)) == ("failed", 0)
+    assert "can not score the state" in episode.reason
+    assert "ZeroDivisionError: no reward" in episode.reason
+    assert [call[0] for call in log.calls] == ["start", "end"]
     names = [thread.name for thread in threading.enumerate()]
     assert not [name for name in names if name in ("planner", "observer Log")]

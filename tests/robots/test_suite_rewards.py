@@ -16,8 +16,8 @@ from trimtab.robots.task import Task
 from trimtab.sim.compiled import Compiled
 from trimtab.sim.mujoco_simulator import MujocoSimulator
 
-EPISODES = 10
-STEPS = 24  # of each episode
+EPISODES = 16  # half of them of random control alone
+STEPS = 26  # of each episode
 
 SUITE = set(control_suite().ALL_TASKS)
 DOMAINS = {domain for domain, _ in SUITE}

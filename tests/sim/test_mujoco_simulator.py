@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from trimtab import robots, sim
 from trimtab.sim.compiled import Compiled, whole_ratio
+from trimtab.sim.mujoco_dynamics import MujocoDynamics
 
 
 @pytest.fixture(autouse=True)
@@ -116,3 +117,15 @@ def test_period_must_be_whole_steps(task):
     assert whole_ratio(0.025, 0.0025, "walker") == 10
     with pytest.raises(ValueError, match="whole number"):
         whole_ratio(0.001, 0.01, "walker")
+
+
+def test_the_dynamics_refuse_forces_that_they_would_leave_out():
+    task = robots.load("cartpole-swingup")
+    compiled, dynamics = Compiled(task.robot), MujocoDynamics(task, threads=1)
+    compiled.begin(task.start(0))
+    controls = np.zeros((2, 3, 1))
+    assert dynamics.rollout(compiled.state(), controls).valid.all()
+    compiled.data.xfrc_applied[1, 0] = 1.0
+    with pytest.raises(ValueError, match="applied forces"):
+        dynamics.rollout(compiled.state(), controls)
+    dynamics.close()
