@@ -118,9 +118,9 @@ class MujocoDynamics:
             raise ValueError(f"candidates have shape {controls.shape}, not (N, H, {c.model.nu})")
         n, horizon, _ = controls.shape
         b = self._prepare(n, horizon)
-        c.set_parameters(state.x)
-        b.initial[:] = state.x[: self._nphysics]
-        b.warmstart[:] = state.x[self._warm_at : self._warm_at + c.model.nv]
+        c.set_parameters(x)
+        b.initial[:] = x[: self._nphysics]
+        b.warmstart[:] = x[self._warm_at : self._warm_at + c.model.nv]
         np.copyto(b.steps, controls[:, :, None])
         if b.sensors is not None:
             b.control[:, -1] = controls[:, -1]
@@ -143,7 +143,7 @@ class MujocoDynamics:
             b.features[:, entry] = value
         # MuJoCo resets a diverged simulation by itself, and its clock with it.
         timestep = c.model.opt.timestep
-        valid = b.clock > state.x[0] + (b.control.shape[1] - 0.5) * timestep
+        valid = b.clock > x[0] + (b.control.shape[1] - 0.5) * timestep
         return Rollout(b.y, valid[None])
 
     def advance(self, state: State, controls: np.ndarray) -> State:
