@@ -72,7 +72,11 @@ class Observer(Protocol):
 
     A slow observer misses steps rather than delaying them: steps wait for it in a bounded queue that drops the oldest.
     What must see every step reads it from the episode, which `end` hands over complete. An observer that raises is
-    called no more. It may have an attribute `patience`: for how long [s] the run waits for it at its end, 2 by default.
+    called no more.
+
+    It may also have: `patience`, for how long [s] the run waits for it at its end, 2 by default; `draws`, False if it
+    needs no scene; `shown`, how many steps it has dealt with, where it can make up for those that the queue dropped; a
+    method `closing()`, called from the loop's thread at the end of the run, even while the observer is busy.
     """
 
     def start(self, scene: Scene | None, task: Task) -> None:

@@ -98,13 +98,15 @@ def run(
     episode: Episode | None = None
     try:
         for feed in audience.feeds:
-            feed.start(simulator.scene(), task)
+            feed.start(simulator.scene() if feed.draws else None, task)
         try:
             fault = pilot.begin(first)
             if fault is not None:
                 guard.note(first.time, fault)
                 status, reason = "failed", _blame(fault, first, notes)
             else:
+                if wall is not None:
+                    audience.wait_started()
                 with contextlib.nullcontext(notes) if wall is None else undisturbed() as quiet:
                     notes = quiet
                     begun = clocks.perf_counter()

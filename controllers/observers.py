@@ -15,6 +15,8 @@ from .plan import Plan
 
 CAPACITY = 128
 PATIENCE = 2.0
+START = 5.0
+"""The longest that a run in real time waits for its observers to start [s]."""
 
 Frame = tuple[State, np.ndarray, Plan | None, Timing]
 
@@ -39,6 +41,12 @@ class Feed:
         self._closing = False
         self._episode: Episode | None = None
         self._thread: threading.Thread | None = None
+        self._started = threading.Event()
+
+    @property
+    def draws(self) -> bool:
+        """Whether the observer wants the scene."""
+        return bool(getattr(self._observer, "draws", True))
 
     def start(self, scene: Scene | None, task: Task) -> None:
         """Starts the thread, and in it the observer."""
@@ -47,10 +55,16 @@ class Feed:
         )
         self._thread.start()
 
+    def wait_started(self, deadline: float) -> None:
+        """Waits until the observer has started, or until `deadline` (of `time.monotonic`)."""
+        if self._thread is not None:
+            self._started.wait(max(0.0, deadline - time.monotonic()))
+
     def offer(self, frame: Frame) -> None:
         """Queues a step; at once, whatever the observer does."""
         with self._ready:
             if self.failure is not None:
+                self.dropped += 1
                 return
             if len(self._queue) == self._capacity:
                 self._queue.popleft()
@@ -63,6 +77,15 @@ class Feed:
         with self._ready:
             self._closing, self._episode = True, episode
             self._ready.notify()
+        closing = getattr(self._observer, "closing", None)
+        if closing is not None:
+            closing()
+
+    def seen(self, steps: int) -> None:
+        """Of a run of `steps` steps, counts as dropped what the observer has not shown, where it knows."""
+        shown = getattr(self._observer, "shown", None)
+        if shown is not None:
+            self.dropped = max(steps - shown, 0)
 
     def join(self, deadline: float) -> str | None:
         """Waits for the observer until `deadline` (of `time.monotonic`) at most; what there is to note about it."""
@@ -80,6 +103,7 @@ class Feed:
     def _work(self, scene: Scene | None, task: Task) -> None:
         try:
             self._observer.start(scene, task)
+            self._started.set()
             while (frame := self._next()) is not None:
                 self._observer.step(*frame)
             if self._episode is not None:
@@ -87,7 +111,10 @@ class Feed:
         except BaseException as error:  # a thread's SystemExit would vanish as silently as anything else
             with self._ready:
                 self.failure = f"{type(error).__name__}: {error}"
+                self.dropped += len(self._queue)
                 self._queue.clear()
+        finally:
+            self._started.set()
 
     def _next(self) -> Frame | None:
         with self._ready:
@@ -106,6 +133,12 @@ class Audience:
             name, taken = type(observer).__name__, [feed.name for feed in self.feeds]
             same = sum(other.split("#")[0] == name for other in taken)
             self.feeds.append(Feed(observer, f"{name}#{same + 1}" if same else name, capacity))
+
+    def wait_started(self) -> None:
+        """Waits until all have started, for each at most its patience."""
+        begun = time.monotonic()
+        for feed, patience in zip(self.feeds, self._patience):
+            feed.wait_started(begun + min(patience, START))
 
     def offer(self, frame: Frame) -> None:
         """Queues a step for everyone."""
@@ -127,6 +160,7 @@ class Audience:
                 begun = -np.inf
                 note = feed.join(begun)
             if episode is not None:
+                feed.seen(len(episode))
                 episode.dropped_frames[feed.name] = feed.dropped
                 if note is not None:
                     episode.notes.append(note)

@@ -1,4 +1,4 @@
-"""The command line: `trimtab list` and `trimtab run`.
+"""The command line: `trimtab list`, `trimtab run` and `trimtab view`.
 
 Exit code 0: done. 1: the run failed. 2: what was asked for is wrong; then stderr has one line that says what, lists the
 valid choices and the nearest.
@@ -27,6 +27,7 @@ HELP = f"""trimtab {__version__}: every planner on every model for every task, i
 
 usage: trimtab list [scenarios|tasks|planners|dynamics|simulators|learners] [--json]
        trimtab run SCENARIO [options]       one episode; trimtab run --help lists the options
+       trimtab view F.rrd|DIR               replay a recording
        trimtab --version
 
 first: trimtab run cartpole-swingup
@@ -67,12 +68,25 @@ class Run:
     """virtual: as fast as it goes, the same seed gives the same bits. wall: real time."""
     latency: Annotated[float, tyro.conf.arg(metavar="SEC")] = 0.0
     """Virtual clock: planning time to reckon with, a whole number of control steps."""
+    view: Annotated[str, tyro.conf.arg(metavar="auto|native|web|off")] = "off"
+    """Watch live in 3D. native: in a window; web: in a browser; auto, or nothing after --view: in a window if there is
+    a display."""
     record: Annotated[str | None, tyro.conf.arg(metavar="F|off")] = None
     """Write a .rrd file (for rerun), an .npz file, or another folder instead of runs/...; off: nothing."""
     video: Annotated[str | None, tyro.conf.arg(metavar="F.mp4")] = None
     """Render a video afterwards."""
     json: Annotated[str | None, tyro.conf.arg(metavar="F|-")] = None
     """Write the result as JSON; -: to stdout, and nothing else there."""
+
+
+@dataclass
+class View:
+    """Replay a recording: the scene, the planner's candidates, the plots."""
+
+    recording: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="F.rrd|DIR")]
+    """A recording, or the folder of a run."""
+    view: Annotated[str, tyro.conf.arg(metavar="auto|native|web")] = "auto"
+    """native: in a window; web: in a browser; auto: in a window if there is a display, otherwise in a browser."""
 
 
 class Wrong(ValueError):
@@ -127,7 +141,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"trimtab {__version__}")
         return DONE
     command, *rest = arguments
-    commands: dict[str, Callable[[list[str]], int]] = {"list": _list, "run": _run}
+    commands: dict[str, Callable[[list[str]], int]] = {"list": _list, "run": _run, "view": _view}
     if command not in commands:
         raise _unknown("command", command, [*commands, "--help", "--version"])
     return commands[command](rest)
@@ -168,6 +182,8 @@ def _parse(kind: type, arguments: list[str]) -> Any:
     if said.startswith("Missing from"):
         from .scenario import names
 
+        if kind is View:
+            raise Wrong("trimtab view takes a recording, F.rrd, or the folder of a run")
         raise Wrong(f"trimtab run takes a SCENARIO: one of {', '.join(names())}, a .toml file or a task")
     if found := re.match(r"Error parsing (--\w+)", said):
         from .scenario import describe
@@ -205,8 +221,18 @@ def _helpful(kind: type, arguments: list[str]) -> Any:
         return None
 
 
+def _view(arguments: list[str]) -> int:
+    options = _helpful(View, arguments)
+    if options is None:
+        return DONE
+    from .viewer import replay
+
+    replay.show(options.recording, options.view, _console(sys.stdout).print)
+    return DONE
+
+
 def _run(arguments: list[str]) -> int:
-    arguments, overrides = _planner_settings(arguments)
+    arguments, overrides = _planner_settings(_with_bare_view(arguments))
     options = _helpful(Run, arguments)
     if options is None:
         return DONE
@@ -228,6 +254,8 @@ def _episode(options: Run, overrides: dict[str, str], out: Any) -> tuple[dict[st
     from ..robots.plugins import UnknownName
     from . import report, scenario
     from .outputs import OutputError, Outputs
+    from .viewer import windows
+    from .viewer.observer import LiveView, Recorder
 
     if options.clock not in scenario.CLOCKS:
         raise UnknownName("clock", options.clock, scenario.CLOCKS)
@@ -241,7 +269,10 @@ def _episode(options: Run, overrides: dict[str, str], out: Any) -> tuple[dict[st
         overrides=overrides,
     )
     outputs = Outputs.named(setup.scenario, options.record, options.video, options.json)
+    mode = windows.check(options.view)
     console = _console(out)
+    if options.view == "auto" and mode == "off":
+        console.print(f"not viewing: {windows.missing_display()}; --view web shows the run in a browser")
     with contextlib.ExitStack() as closing:
         closing.callback(console.show_cursor)  # which a progress bar that does not come to its end leaves hidden
         plant = sim.make(setup.simulator, setup.task)
@@ -259,13 +290,27 @@ def _episode(options: Run, overrides: dict[str, str], out: Any) -> tuple[dict[st
             backend = video.backend()
         outputs = outputs.prepare()
         closing.callback(outputs.discard)
+        window, name = None, f"{setup.scenario}-{options.seed}"
+        observers: list[Any] = [report.ProgressBar(console, setup)]
+        recorder = Recorder(outputs.drawing, name) if outputs.drawing is not None else None
+        if recorder is not None:
+            closing.callback(recorder.close)
+            observers.append(recorder)
+        if mode != "off":
+            window = windows.native() if mode == "native" else windows.web()
+            view = LiveView(window.url, name)
+            closing.callback(view.close)
+            observers.append(view)
+            if window.address is not None:
+                closing.callback(window.close)
+                console.print(f"viewer: {window.address}", soft_wrap=True)
         episode = run(
             plant,
             controller,
             task=setup.task,
             duration=setup.duration,
             clock=options.clock,  # type: ignore[arg-type]
-            observers=[report.ProgressBar(console, setup)],
+            observers=observers,
             seed=options.seed,
             safety=setup.safety,
             latency=options.latency,
@@ -273,10 +318,19 @@ def _episode(options: Run, overrides: dict[str, str], out: Any) -> tuple[dict[st
         result = report.result_of(episode, setup, outputs.recording)
         lost = ""
         try:
-            _keep(outputs, episode, setup, options, result, plant.scene, console, backend)
+            _keep(outputs, episode, setup, options, result, console, backend)
+            if recorder is not None:
+                recorder.check()
         except OutputError as error:
             lost = str(error)
-    console.print(report.result_table(result, episode))
+        console.print(report.result_table(result, episode))
+        if mode != "off" and view.shown < len(episode):
+            why = f" ({view.trouble})" if view.trouble else ""
+            console.print(f"the viewer did not show {len(episode) - view.shown} of {len(episode)} steps{why}")
+        if window is not None and window.address is not None and sys.stdin.isatty() and out.isatty():
+            console.print("the viewer's server goes on until Ctrl-C")
+            with contextlib.suppress(KeyboardInterrupt):
+                window.wait()
     if os.environ.get("TRIMTAB_TRACEBACK") and episode.notes:
         print(*episode.notes, sep="\n", file=sys.stderr)
     said = []
@@ -289,10 +343,8 @@ def _episode(options: Run, overrides: dict[str, str], out: Any) -> tuple[dict[st
     return result, _say("; ".join(said), FAILED) if said else DONE
 
 
-def _keep(
-    outputs: Any, episode: Any, setup: Any, options: Run, result: Any, scene: Any, console: Any, backend: str | None
-) -> None:
-    """Writes all that was asked for.
+def _keep(outputs: Any, episode: Any, setup: Any, options: Run, result: Any, console: Any, backend: str | None) -> None:
+    """Writes all that was asked for, but for what was recorded during the run.
 
     Raises:
         OutputError: something could not be written.
@@ -300,17 +352,21 @@ def _keep(
     command = f"# trimtab {__version__}: trimtab run scenario.toml --seed {options.seed} --clock {options.clock}"
     command += f" --latency {options.latency:g}" if options.latency else ""
     outputs.save(episode, f"{command}\n\n{setup.toml()}", result)
-    if outputs.record is not None and outputs.record.suffix == ".rrd":
-        # rerun reports faults by its own log, in many lines; what matters of them, we find out ourselves.
-        os.environ.setdefault("RUST_LOG", "off")
-        from . import recording
-
-        recording.write(outputs.record, episode, scene(), setup.task)
     if outputs.video is not None and backend is not None:
         from . import video
 
         console.print(f"rendering {outputs.video}")
         video.write(outputs.video, episode, setup, backend)
+
+
+def _with_bare_view(arguments: list[str]) -> list[str]:
+    """`arguments` with `--view auto` for a `--view` alone."""
+    rest: list[str] = []
+    for argument, after in itertools.zip_longest(arguments, arguments[1:], fillvalue="-"):
+        rest.append(argument)
+        if argument == "--view" and after.startswith("-"):
+            rest.append("auto")
+    return rest
 
 
 def _planner_settings(arguments: list[str]) -> tuple[list[str], dict[str, str]]:

@@ -1,7 +1,7 @@
 """Where a run's results go: found writable before the run starts, written whole or not at all.
 
-A run has a folder `runs/<date-time>-<scenario>/` with `episode.npz`, `scenario.toml` (the exact configuration), and
-`result.json`; `--record` names another folder or a single file instead.
+A run has a folder `runs/<date-time>-<scenario>/` with `episode.npz`, `run.rrd` (for rerun), `scenario.toml` (the exact
+configuration), and `result.json`; `--record` names another folder or a single file instead.
 """
 
 import contextlib
@@ -19,6 +19,8 @@ from ..controllers.files import replacing
 from .scenario import ScenarioError
 
 SUFFIXES = (".rrd", ".npz")
+DRAWING = "run.rrd"
+"""The recording for rerun in a run's folder."""
 PROBE = 1 << 20
 """Bytes that must be writable before a run starts."""
 
@@ -32,7 +34,7 @@ class Outputs:
     """Where a run's results go.
 
     Attributes:
-        folder: for `episode.npz`, `scenario.toml`, `result.json`, or None.
+        folder: for `episode.npz`, `run.rrd`, `scenario.toml`, `result.json`, or None.
         record: a single .rrd or .npz file instead, or None.
         video: an .mp4 file, or None.
         result: a file for the result as JSON, or None.
@@ -84,6 +86,13 @@ class Outputs:
         """Where the recording lies, or None."""
         place = self.record or self.folder
         return None if place is None else str(place)
+
+    @property
+    def drawing(self) -> Path | None:
+        """The recording for rerun, or None."""
+        if self.folder is not None:
+            return self.folder / DRAWING
+        return self.record if self.record is not None and self.record.suffix == ".rrd" else None
 
     def prepare(self) -> "Outputs":
         """Makes the folders and writes to each, so that a run does not end in vain; the outputs as they are then.

@@ -22,7 +22,9 @@ PERIOD = 0.1
 
 
 class ProgressBar:
-    """An observer that draws a bar with the steps done, the return so far and the planning time."""
+    """An observer that shows a bar with the steps done, the return so far and the planning time."""
+
+    draws = False
 
     def __init__(self, console: Console, setup: Setup) -> None:
         self._progress = Progress(

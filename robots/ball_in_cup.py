@@ -2,7 +2,7 @@
 
 import functools
 
-from .arrays import Array, entry, indicator, namespace
+from .arrays import Array, entry, indicator, namespace, vector
 from .layout import Reading, View
 from .shaping import column, missing
 from .suite import suite_spec, suite_start
@@ -30,6 +30,7 @@ class _Catch:
         rest = model.body("ball").pos - model.body("cup").pos - model.site("target").pos
         self.rest = rest[plane].tolist()
         self.room = (model.site("target").size[plane] - model.geom("ball").size[0]).tolist()
+        self.ball = [float(v) for v in model.body("ball").pos]
         self.rim = float(model.site("target").size[2] * 2.0)
 
     def sideways(self, y: View) -> Array:
@@ -45,6 +46,11 @@ class _Catch:
         xp = namespace(y.ball)
         inside = xp.logical_and(y.once(self.sideways) < self.room[0], abs(y.once(self.height)) < self.room[1])
         return indicator(inside, y.ball)
+
+    def trace(self, y: View) -> Array:
+        """The ball (..., 3) [m]."""
+        x, side, z = self.ball
+        return vector(entry(y.ball, 0) + x, side, entry(y.ball, 1) + z)
 
     def reward(self, y: View, u: Array) -> Array:
         """dm_control's reward."""
@@ -74,6 +80,7 @@ def catch() -> Task:
         ),
         start=suite_start("ball_in_cup", "catch"),
         duration=20.0,
+        trace=measure.trace,
     )
 
 

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 
-from .arrays import Array, entry, namespace
+from .arrays import Array, entry, namespace, vector
 from .layout import Reading, View
 from .rewards import tolerance
 from .shaping import column, missing
@@ -42,6 +42,15 @@ def sparse_reward(y: View, u: Array) -> Array:
     return tolerance(y.cart, (-0.25, 0.25)) * tolerance(y.once(height), (0.995, 1.0))
 
 
+def _tip(y: View) -> Array:
+    """Where the pole ends (..., 3) [m]."""
+    model = ROBOT.model
+    hinge = float(model.body("cart").pos[2] + model.body("pole_1").pos[2])
+    length = float(2.0 * model.geom("pole_1").pos[2])
+    xp = namespace(y.pole)
+    return vector(y.cart + length * xp.sin(y.pole), 0.0, hinge + length * xp.cos(y.pole))
+
+
 def _upright(y: View) -> Array:
     return y.once(height) > 0.95
 
@@ -63,6 +72,7 @@ def _task(name: str, score: Callable[[View, Array], Array]) -> Task:
         terms=(Term("reward", missing(smooth_reward)), *(_SHARPER if name.endswith("_sparse") else ())),
         start=suite_start("cartpole", name),
         duration=10.0,
+        trace=_tip,
         goal=_upright,
     )
 

@@ -3,7 +3,7 @@
 import functools
 import math
 
-from .arrays import Array, namespace
+from .arrays import Array, namespace, vector
 from .layout import Reading, View
 from .rewards import tolerance
 from .shaping import column, missing
@@ -43,6 +43,20 @@ def _speed_on_top(y: View, u: Array, t: Array) -> Array:
     return column(velocity * velocity * namespace(velocity).clip(y.once(height), 0.0, 1.0))
 
 
+class _Tip:
+    """Where the mass at the pole's tip is."""
+
+    def __init__(self) -> None:
+        model = ROBOT.model
+        self.hinge = [float(v) for v in model.body("pole").pos]
+        self.length = float(model.geom("mass").pos[2])
+
+    def trace(self, y: View) -> Array:
+        """The place (..., 3) [m]."""
+        xp, (x, side, z) = namespace(y.pole), self.hinge
+        return vector(x + self.length * xp.sin(y.pole), side, z + self.length * xp.cos(y.pole))
+
+
 class _Energy:
     """Mechanical energy, with the mass and inertia that the model has.
 
@@ -78,6 +92,7 @@ def swingup() -> Task:
         ),
         start=suite_start("pendulum", "swingup"),
         duration=20.0,
+        trace=_Tip().trace,
     )
 
 

@@ -2,7 +2,7 @@
 
 import functools
 
-from .arrays import Array, entry, norm
+from .arrays import Array, entry, norm, vector
 from .layout import Reading, View
 from .rewards import tolerance
 from .shaping import column, missing
@@ -28,10 +28,16 @@ class _Easy:
         self.radius = float(model.geom("target").size[0])
         x, y, _ = model.geom("target").pos - model.body("pointmass").pos
         self.x, self.y = float(x), float(y)
+        self.rest = [float(v) for v in model.body("pointmass").pos]
 
     def distance(self, y: View) -> Array:
         """From the mass to the target, whose heights are the same [m]."""
         return norm(entry(y.place, 0) - self.x, entry(y.place, 1) - self.y)
+
+    def trace(self, y: View) -> Array:
+        """The mass (..., 3) [m]."""
+        x, other, z = self.rest
+        return vector(entry(y.place, 0) + x, entry(y.place, 1) + other, z)
 
     def reward(self, y: View, u: Array) -> Array:
         """dm_control's reward: near the target, with small controls."""
@@ -54,6 +60,7 @@ def easy() -> Task:
         terms=(Term("reward", missing(measure.reward)), Term("distance", measure.off_target, weight=5.0)),
         start=suite_start("point_mass", "easy"),
         duration=20.0,
+        trace=measure.trace,
     )
 
 

@@ -10,6 +10,10 @@ PLACES = {
     "reacher-easy": lambda data: data.geom("finger").xpos,
     "reacher-hard": lambda data: data.geom("finger").xpos,
     "cheetah-run": lambda data: data.body("torso").xpos,
+    "pendulum-swingup": lambda data: data.geom("mass").xpos,
+    "cartpole-swingup": lambda data: data.body("pole_1").xpos + data.body("pole_1").xmat.reshape(3, 3)[:, 2],
+    "ball_in_cup-catch": lambda data: data.body("ball").xpos,
+    "point_mass-easy": lambda data: data.body("pointmass").xpos,
 }
 
 
