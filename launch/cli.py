@@ -298,7 +298,7 @@ def _episode(options: Run, overrides: dict[str, str], out: Any) -> tuple[dict[st
             observers.append(recorder)
         if mode != "off":
             window = windows.native() if mode == "native" else windows.web()
-            view = LiveView(window.url, name)
+            view = LiveView(window.url, name, wait=windows.COMES_UP)
             closing.callback(view.close)
             observers.append(view)
             if window.address is not None:

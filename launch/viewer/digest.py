@@ -80,7 +80,7 @@ class Digest:
             return
         states = [frame.state for frame in frames]
         if not self._opened:
-            yield from self._open(states[0])
+            yield from self._open(states[0], states[0].time - frames[0].timing.step * self.task.robot.dt)
         timings = [frame.timing for frame in frames]
         y, u = np.stack([s.y for s in states]), np.stack([frame.u for frame in frames])
         time = np.array([s.time for s in states])
@@ -96,13 +96,16 @@ class Digest:
         yield from self._successes(time, y)
         yield from self._travelled(time, y)
 
-    def plan(self, plan: Plan, time: float, plan_ms: float) -> Iterator[Message]:
-        """A new plan, seen at `time` [s]; not all are drawn."""
+    def plan(self, plan: Plan, state: State, timing: Timing) -> Iterator[Message]:
+        """A new plan, in force when `state` was reached; not all are drawn."""
+        time = state.time
+        if not self._opened:
+            yield from self._open(state, time - timing.step * self.task.robot.dt)
         # Half a microsecond: clocks sum up dt in floating point.
         if time < self._overlaid + OVERLAY_PERIOD - 5e-7:
             return
         self._overlaid = time
-        yield Event(time, "DEBUG", f"replan: cost {plan.cost:.4g}, {plan_ms:.1f} ms")
+        yield Event(time, "DEBUG", f"replan: cost {plan.cost:.4g}, {timing.plan_ms:.1f} ms")
         if plan.prediction is not None and self.task.trace is not None:
             none = np.empty((0, 1, 1))
             tried = none if plan.candidates is None else plan.candidates
@@ -117,7 +120,7 @@ class Digest:
         missing = np.array([k for k in range(len(episode.time)) if k not in self._seen], int)
         if not self._opened:
             first = State(float(episode.time[0]), episode.y[0], None if episode.x is None else episode.x[0])
-            yield from self._open(first)
+            yield from self._open(first, first.time)
         for some in np.array_split(missing, range(CHUNK, len(missing), CHUNK)):
             if not len(some):
                 continue
@@ -138,8 +141,8 @@ class Digest:
         failed = episode.status == "failed"
         yield Event(float(episode.time[-1]), "ERROR" if failed else "INFO", f"{said}; {episode.reason}".rstrip("; "))
 
-    def _open(self, first: State) -> Iterator[Message]:
-        """The layout, and those parts of the scene that a state decides: targets' places, for one."""
+    def _open(self, first: State, time: float) -> Iterator[Message]:
+        """The layout of a run begun at `time` [s], and what the state `first` decides of the scene: targets' places."""
         self._opened = True
         eye = None
         if self._scene is not None and first.x is not None:
@@ -164,7 +167,7 @@ class Digest:
             "readings": robot.layout.labels,
         }
         yield Opening(self.task.name, curves, {"controls": len(self._limits)}, eye)
-        yield Event(first.time, "INFO", f"start: {self.task.name}, a control every {1e3 * robot.dt:g} ms")
+        yield Event(max(time, 0.0), "INFO", f"start: {self.task.name}, a control every {1e3 * robot.dt:g} ms")
 
     def _curves(self, time: np.ndarray, y: np.ndarray, u: np.ndarray, scores: np.ndarray) -> dict[str, np.ndarray]:
         """The plots' lines (K, n) but for those on timing; `scores` (K, 2) are reward and cost."""

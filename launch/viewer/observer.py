@@ -81,7 +81,7 @@ class _Drawing:
         self._gathered.append(Frame(state, u, timing))
         if plan is not None and plan is not self._plan:
             self._plan = plan
-            for message in self._digest.plan(plan, state.time, timing.plan_ms):
+            for message in self._digest.plan(plan, state, timing):
                 self._send(message)
         if time.monotonic() >= self._sent + self.period:
             self._send_gathered()
@@ -169,14 +169,15 @@ class LiveView(_Drawing):
     """Shows the run in a rerun viewer, from a process of its own.
 
     Args:
-        url: where the viewer listens, as `rerun+http://127.0.0.1:9876/proxy`; it may come up later.
+        url: where the viewer listens, as `rerun+http://127.0.0.1:9876/proxy`.
         name: of the recording in rerun.
+        wait: for the viewer to come up [s].
     """
 
     period = 0.04
 
-    def __init__(self, url: str, name: str) -> None:
-        super().__init__(lambda: Remote({"url": url, "name": name}))
+    def __init__(self, url: str, name: str, wait: float = 2.0) -> None:
+        super().__init__(lambda: Remote({"url": url, "name": name, "wait": wait}))
 
 
 class StreamView(_Drawing):

@@ -19,8 +19,8 @@ from urllib.parse import urlparse
 DONE, WAITING, CLOSED, FAILED = b".", b"w", b"c", b"!"
 FLUSH = 60.0
 """Longest wait for what was logged to be written or sent [s]."""
-CONNECT = 30.0
-"""Longest wait for a viewer to listen [s]."""
+DELIVERY = 1e6
+"""Longest wait for a viewer to take what was logged [s]: whoever has had enough of it ends this process."""
 
 
 def main(settings: dict[str, Any]) -> None:
@@ -49,7 +49,7 @@ def draw(channel: socket.socket, settings: dict[str, Any]) -> None:
     url: str | None = settings.get("url")
     path: str = settings.get("path", "")
     if url is not None:
-        _await(url, channel)
+        _await(url, settings["wait"], channel)
     import rerun as rr
 
     from .picture import Picture
@@ -64,7 +64,10 @@ def draw(channel: socket.socket, settings: dict[str, Any]) -> None:
     with channel.makefile("rb") as messages:
         while (message := _next(messages)) is not None:
             picture.show(message)
-            if path and time.monotonic() > logged + 1.0:
+            if url is not None:
+                # Without this, rerun would gather all that a frozen viewer does not take, and say nothing.
+                stream.flush(timeout_sec=DELIVERY)
+            elif time.monotonic() > logged + 1.0:
                 # So that a crash loses no more than the last second.
                 picture.flush()
                 stream.flush(timeout_sec=FLUSH)
@@ -103,10 +106,10 @@ def check(path: str) -> None:
         raise OSError("nothing was written; is the disk full?")
 
 
-def _await(url: str, channel: socket.socket) -> None:
+def _await(url: str, seconds: float, channel: socket.socket) -> None:
     """Waits for somebody to listen at `url`: rerun itself would fail for good, or block."""
     place = urlparse(url)
-    deadline = time.monotonic() + CONNECT
+    deadline = time.monotonic() + seconds
     while True:
         try:
             socket.create_connection((place.hostname, place.port or 9876), timeout=1.0).close()

@@ -32,7 +32,8 @@ class Remote:
     `send` and `close` block while it does, in the thread that calls them; after `hurry`, for `STALL` seconds at most.
 
     Args:
-        settings: of the process: `name` of the recording, and `path` of a file or `url` of a viewer.
+        settings: of the process: `name` of the recording, and `path` of a file, or `url` of a viewer and for how long
+            to `wait` for it [s].
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
@@ -100,29 +101,34 @@ class Remote:
                 left = left[self._socket.send(left) :]
                 self._progress = time.monotonic()
             except BlockingIOError:
-                self._wait(writing=True)
+                self._hear(writing=True)
             except OSError as error:
-                self._hear()  # why, if it said so before it went
+                self._take()  # why, if it said so before it went
                 raise self._gone(error) from error
-        with contextlib.suppress(BlockingIOError):
-            self._take()
+        self._take()
 
-    def _hear(self) -> None:
-        """Takes what the process says, waiting for it."""
-        while True:
-            try:
-                return self._take()
-            except BlockingIOError:
-                self._wait(writing=False)
-
-    def _take(self) -> None:
-        """Takes what the process has said.
+    def _hear(self, writing: bool = False) -> None:
+        """Waits a little until the process says something, or until it can be written to.
 
         Raises:
-            BlockingIOError: nothing.
+            Stalled: for nothing, and the run is over.
+        """
+        ready, _, _ = select.select([self._socket], [self._socket] if writing else [], [], 0.1)
+        if ready:
+            self._take()
+        elif self._hurried.is_set() and time.monotonic() > self._progress + STALL:
+            raise Stalled(f"it has made no progress for {STALL:g} s")
+
+    def _take(self) -> None:
+        """Takes what the process has said, if anything.
+
+        Raises:
+            OSError: it has ended, or failed.
         """
         try:
             said = self._socket.recv(4096)
+        except BlockingIOError:
+            return
         except ConnectionError as error:
             raise self._gone(error) from error
         if not said:
@@ -143,16 +149,6 @@ class Remote:
             while more := self._socket.recv(4096):
                 said += more
         return said.decode(errors="replace")
-
-    def _wait(self, writing: bool) -> None:
-        """Waits a little until the socket may be ready.
-
-        Raises:
-            Stalled: for nothing, and the run is over.
-        """
-        select.select([self._socket], [self._socket] if writing else [], [], 0.1)
-        if self._hurried.is_set() and time.monotonic() > self._progress + STALL:
-            raise Stalled(f"it has made no progress for {STALL:g} s")
 
     def _gone(self, error: Exception | None = None) -> OSError:
         code = self._process.poll()

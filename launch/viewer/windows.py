@@ -17,6 +17,8 @@ MODES = ("auto", "native", "web", "off")
 PORT = 9876
 """Where rerun's viewers listen by default: one that is open already is used again."""
 WEB_PORT = 9090
+COMES_UP = 20.0
+"""How long a viewer may take to come up [s]."""
 _LOCAL = "127.0.0.1"
 
 
@@ -116,7 +118,7 @@ def web(*files: Path) -> Window:
     options = ["--serve-web", "--bind", _LOCAL, "--port", str(port), "--web-viewer-port", str(web_port)]
     process = _start([*options, *map(str, files)])
     address = f"http://{_LOCAL}:{web_port}?url={quote(url, safe='')}"
-    deadline = time.monotonic() + 20.0
+    deadline = time.monotonic() + COMES_UP
     while not (_listens((_LOCAL, port)) and _listens((_LOCAL, web_port))):
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()

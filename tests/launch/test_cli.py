@@ -52,7 +52,7 @@ def test_a_run_leaves_its_folder(capsys, folder):
     assert result["planner"] == "cem"
     kept = folder / result["recording"]
     assert kept.parent == folder / "runs"
-    assert sorted(p.name for p in kept.iterdir()) == ["episode.npz", "result.json", "scenario.toml"]
+    assert sorted(p.name for p in kept.iterdir()) == ["episode.npz", "result.json", "run.rrd", "scenario.toml"]
     assert json.loads((kept / "result.json").read_text()) == result
     episode = Episode.load(kept / "episode.npz")
     assert episode.return_ == pytest.approx(result["return"], abs=1e-12)

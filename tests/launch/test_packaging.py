@@ -81,7 +81,7 @@ def wheel(tmp_path_factory):
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     inside = {name.removeprefix("trimtab/") for name in names if name.startswith("trimtab/")}
-    expected = {f"{room}/{p.name}" for room in ROOMS for p in (ROOT / room).glob("*.py")} | {"__init__.py"}
+    expected = {p.relative_to(ROOT).as_posix() for room in ROOMS for p in (ROOT / room).rglob("*.py")} | {"__init__.py"}
     expected |= {f"launch/scenarios/{p.name}" for p in (ROOT / "launch" / "scenarios").glob("*.toml")}
     assert inside == expected
     tops = {name.partition("/")[0] for name in names}
