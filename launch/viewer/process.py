@@ -1,8 +1,8 @@
 """The process that draws: it owns rerun, whose calls can block for good, and is killed when they do.
 
 It is started by `remote.Remote` as `python -m trimtab.launch.viewer.process SETTINGS`, with one end of a socket as its
-standard input. Pickled messages come in; out go single bytes: `DONE` for each message dealt with, `WAITING` while there
-is nothing to connect to yet, `CLOSED` when all is written; or `FAILED`, and then the reason.
+standard input. Pickled messages come in; out go single bytes: `DONE` for each message dealt with, `BUSY` while it
+starts or ends, `CLOSED` when all is written; or `FAILED`, and then the reason.
 """
 
 import contextlib
@@ -12,11 +12,13 @@ import pickle
 import signal
 import socket
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlparse
 
-DONE, WAITING, CLOSED, FAILED = b".", b"w", b"c", b"!"
+DONE, BUSY, CLOSED, FAILED = b".", b"b", b"c", b"!"
 FLUSH = 60.0
 """Longest wait for what was logged to be written or sent [s]."""
 DELIVERY = 1e6
@@ -48,11 +50,12 @@ def draw(channel: socket.socket, settings: dict[str, Any]) -> None:
     """
     url: str | None = settings.get("url")
     path: str = settings.get("path", "")
-    if url is not None:
-        _await(url, settings["wait"], channel)
-    import rerun as rr
+    with _busy(channel):
+        if url is not None:
+            _await(url, settings["wait"])
+        import rerun as rr
 
-    from .picture import Picture
+        from .picture import Picture
 
     stream = rr.RecordingStream("trimtab", recording_id=settings["name"])
     if url is not None:
@@ -75,11 +78,36 @@ def draw(channel: socket.socket, settings: dict[str, Any]) -> None:
             # Where nobody listens any more, what there is to read is still to be drawn.
             with contextlib.suppress(ConnectionError):
                 channel.sendall(DONE)
-    picture.flush()
-    stream.flush(timeout_sec=FLUSH)
-    stream.disconnect()
-    if path:
+    if url is not None:
+        # Nobody may take this: it is not said to be progress.
+        stream.flush(timeout_sec=DELIVERY)
+        stream.disconnect()
+        return
+    with _busy(channel):
+        picture.flush()
+        stream.flush(timeout_sec=FLUSH)
+        stream.disconnect()
         check(path)
+
+
+@contextlib.contextmanager
+def _busy(channel: socket.socket) -> Iterator[None]:
+    """Says `BUSY` now and then: what takes long here, by rerun or by the disk, is progress all the same."""
+    over = threading.Event()
+
+    def say() -> None:
+        with contextlib.suppress(OSError):
+            channel.sendall(BUSY)
+            while not over.wait(0.5):
+                channel.sendall(BUSY)
+
+    saying = threading.Thread(target=say, daemon=True)
+    saying.start()
+    try:
+        yield
+    finally:
+        over.set()
+        saying.join()
 
 
 def _next(messages: Any) -> Any:
@@ -106,7 +134,7 @@ def check(path: str) -> None:
         raise OSError("nothing was written; is the disk full?")
 
 
-def _await(url: str, seconds: float, channel: socket.socket) -> None:
+def _await(url: str, seconds: float) -> None:
     """Waits for somebody to listen at `url`: rerun itself would fail for good, or block."""
     place = urlparse(url)
     deadline = time.monotonic() + seconds
@@ -117,7 +145,6 @@ def _await(url: str, seconds: float, channel: socket.socket) -> None:
         except OSError as error:
             if time.monotonic() > deadline:
                 raise ConnectionError(f"no viewer listens at {url}: {error.strerror or error}") from error
-            channel.sendall(WAITING)
             time.sleep(0.1)
 
 

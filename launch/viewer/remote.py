@@ -20,6 +20,8 @@ AHEAD = 4
 """Messages under way at most: what is further behind waits where it can still be dropped."""
 STALL = 3.0
 """Once the run is over: time without progress after which the process is given up [s]."""
+START = 15.0
+"""The same until the process has said its first word: on a busy machine Python itself takes a while to start [s]."""
 
 
 class Stalled(RuntimeError):
@@ -54,6 +56,7 @@ class Remote:
         self._socket = ours
         self._hurried = threading.Event()
         self._progress = time.monotonic()
+        self._patience = START
         self._under_way: deque[int] = deque()
         self._closed = False
         self.confirmed = 0
@@ -116,8 +119,8 @@ class Remote:
         ready, _, _ = select.select([self._socket], [self._socket] if writing else [], [], 0.1)
         if ready:
             self._take()
-        elif self._hurried.is_set() and time.monotonic() > self._progress + STALL:
-            raise Stalled(f"it has made no progress for {STALL:g} s")
+        elif self._hurried.is_set() and time.monotonic() > self._progress + self._patience:
+            raise Stalled(f"it has made no progress for {self._patience:g} s")
 
     def _take(self) -> None:
         """Takes what the process has said, if anything.
@@ -134,6 +137,7 @@ class Remote:
         if not said:
             raise self._gone()
         self._progress = time.monotonic()
+        self._patience = STALL
         for at, letter in enumerate(said):
             if letter == process.FAILED[0]:
                 raise OSError(self._rest(said[at + 1 :]))
