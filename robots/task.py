@@ -17,6 +17,7 @@ import numpy as np
 
 from .arrays import Array, entry, namespace
 from .layout import Layout, Reading, View
+from .symbolic import Symbolic
 
 Norm = Callable[[Array], Array]
 
@@ -79,6 +80,7 @@ class Robot:
         dt: control period [s]; a whole number of the model's time steps.
         parameters: model fields that tasks draw at the start of an episode; they are part of the state.
         limits: control limits (2, nu), read from the model's actuators unless given.
+        symbolic: makes the robot's motion in closed form; None where there is none.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Robot:
     dt: float
     parameters: tuple[Parameter, ...] = ()
     limits: np.ndarray | None = None
+    symbolic: Callable[[], Symbolic] | None = None
 
     @cached_property
     def layout(self) -> Layout:
