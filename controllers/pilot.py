@@ -317,6 +317,7 @@ class Threaded:
         self._newest = -math.inf
         self._fault: Fault | None = None
         self._hung: Fault | None = None
+        self._told: Fault | None = None
         self._step = 0
         self._thread = threading.Thread(target=self._work, name="planner", daemon=True)
 
@@ -327,7 +328,8 @@ class Threaded:
         self._inbox.put((0, state, self._now()))
         if not self._warm.wait(min(self._safety.warmup, threading.TIMEOUT_MAX)):
             self._hung = Fault("hang", f"the first plan took longer than {self._safety.warmup:g} s", fatal=True)
-        return self._hung or self._fault
+        self._told = self._hung or self._fault
+        return self._told
 
     def decide(self, state: State) -> Decision:
         """The control of the plan in force."""
@@ -340,6 +342,7 @@ class Threaded:
         plan, age = (entry.plan, state.time - entry.made) if entry else (None, np.nan)
         fault = self._hung or self._fault or self._overdue(now) or self._stale(state, plan, age)
         if fault is not None:
+            self._told = fault
             return Decision(None, plan, age, fault)
         try:
             return self._schedule.decide(state, self._nu)
@@ -369,6 +372,8 @@ class Threaded:
             self._thread.join(0.0 if self._hung else min(self._safety.hang, threading.TIMEOUT_MAX))
         if self._thread.is_alive():
             return ["the planner was still planning when the run ended and was left behind"]
+        if self._fault is not None and self._fault is not self._told:
+            return [f"during the last step {self._fault.detail}", self._fault.trace]
         return []
 
     def _work(self) -> None:

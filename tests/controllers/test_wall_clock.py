@@ -121,6 +121,32 @@ def test_a_plain_controller_that_raises_leaves_the_robot_to_its_fallback(block, 
     assert [(event.kind, event.count) for event in e.events] == ([("error", k)] if k else [("error", 1)])
 
 
+def test_a_planner_that_raises_during_the_last_step_is_noted(block, release):
+    clock = block.Clock()
+
+    entered = threading.Event()
+
+    def rule(n, state):
+        if n == 2:
+            entered.set()
+            assert release.wait(30.0)
+            raise OverflowError("no more")
+        return np.zeros(20)
+
+    def hook(k, u):
+        # Plans 0 and 1 come before the clock starts; plan 2 fails after the last decision.
+        if k == 8:
+            assert entered.wait(30.0)
+        if k == 15:
+            release.set()
+
+    wall = Wall(clock.now, clock.sleep)
+    e = run(block.Plant(hook), block.Ahead(rule), task=block.task, clock=wall)
+    assert (e.status, len(e)) == ("done", 16)
+    assert any("OverflowError: no more" in note for note in e.notes)
+    assert any("Traceback" in note for note in e.notes)
+
+
 def test_the_fallback_acts_no_longer_than_the_run(block):
     def rule(state):
         if state.time >= 0.5:
