@@ -27,6 +27,10 @@ ROBOT = Robot(
 )
 
 
+CAUGHT = 1000.0
+"""Where x'Sx is this many times the most that can be caught, more of it matters no more, see `_Catch.effort`."""
+
+
 class _Swingup:
     """What the acrobot's tasks measure, with the lengths and masses that its model has.
 
@@ -81,6 +85,29 @@ class _Swingup:
         top = sum(self.weights)
         return column(abs(y.once(self.energy) - top) / (2.0 * top))
 
+    def whirl(self, y: View, u: Array, t: Array) -> Array:
+        """Kinetic energy [J] that locking the elbow would take, as a share of the energy from the bottom to the top.
+
+        1/2 (det M / M_11) q_2'^2, with M the mass matrix and q_2' the elbow's rate: what the arm has beside the kinetic
+        energy of the locked arm with the same angular momentum about the shoulder. An arm whose elbow whirls has the
+        energy for the top, but in the wrong motion.
+        """
+        sin1, sin2, cos1, cos2 = y.once(self.directions)
+        a, b, c = self.inertias
+        coupling = c * (cos1 * cos2 + sin1 * sin2)
+        locked = a + b + 2.0 * coupling
+        inertia = (a * b - coupling * coupling) / locked
+        return column((0.25 * inertia / sum(self.weights)) * (y.elbow_velocity * y.elbow_velocity))
+
+    def fold(self, y: View, u: Array, t: Array) -> Array:
+        """1 - cos(elbow): with the top's energy, a stretched arm at rest relative to itself swings right up to the top.
+
+        Xin and Kaneda, Analysis of the energy-based swing-up control of the acrobot, 2007, whose Lyapunov function
+        weighs the energy's error with the elbow's angle and rate.
+        """
+        sin1, sin2, cos1, cos2 = y.once(self.directions)
+        return column(1.0 - (cos1 * cos2 + sin1 * sin2))
+
     def reward(self, y: View, u: Array) -> Array:
         """dm_control's reward: 1 with the tip within the target, sparse or falling off over a metre."""
         return tolerance(y.once(self.distance), (0.0, self.radius), margin=self.margin)
@@ -97,19 +124,24 @@ class _Swingup:
 
 
 class _Catch:
-    """What it takes to balance from a state: log(1 + x'Sx), x = (angles from upright, rates).
+    """What it takes to balance from a state: the cost-to-go x'Sx, x = (angles from upright, rates).
 
-    x'Sx is the cost-to-go of the linear-quadratic regulator about upright, scaled so that the regulator needs no more
-    than the full control just where it is 1. Only the states with a small one can be caught at all, and planners that
-    see a second ahead find them no other way (Spong, The swing up control problem for the acrobot, 1995, switches to
-    that regulator there).
+    x'Sx belongs to the linear-quadratic regulator about upright, scaled so that the regulator needs no more than the
+    full control just where it is 1. Only the states with a small one can be caught at all, and planners that see a
+    second ahead find them no other way (Spong, The swing up control problem for the acrobot, 1995, switches to that
+    regulator there).
     """
 
     def __init__(self) -> None:
         self.matrix = _balance_cost(ROBOT.model)
 
     def effort(self, y: View, u: Array, t: Array) -> Array:
-        """The logarithm keeps what is far from upright, where the linear model means nothing, from mattering."""
+        """log(1 + v) with v = x'Sx capped smoothly, 1/v = 1/x'Sx + 1/CAUGHT.
+
+        Where the linear model means nothing, from 0.1 rad off upright on, the cap takes the slope from it. A logarithm
+        alone leaves folded arms a local minimum there (the elbow's angle wraps), and lets a long plan prefer to fall
+        soon and swing through the top again over to balance for as long as it can.
+        """
         xp = namespace(y.shoulder)
         x = (_wrapped(y.shoulder), _wrapped(y.elbow), y.shoulder_velocity, y.elbow_velocity)
         value = 0.0
@@ -119,7 +151,7 @@ class _Catch:
             for j in range(i + 1, len(x)):
                 inner = inner + (2.0 * float(row[j])) * x[j]
             value = value + x[i] * inner
-        return column(xp.log1p(value))
+        return column(xp.log1p(CAUGHT * value / (CAUGHT + value)))
 
 
 def _wrapped(angle: Array) -> Array:
@@ -162,6 +194,8 @@ def _task(name: str, sparse: bool) -> Task:
             Term("energy", smooth.off_top, weight=2.0),
             Term("distance", smooth.off_target, weight=0.025),
             Term("link_velocity", smooth.speed_at_target, weight=0.002),
+            Term("whirl", smooth.whirl, weight=0.0, terminal_weight=25.0),
+            Term("fold", smooth.fold, weight=0.1),
             Term("catch", _Catch().effort, weight=0.1),
         ),
         start=suite_start("acrobot", name),
