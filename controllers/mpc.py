@@ -4,6 +4,7 @@ import numpy as np
 
 from ..robots.task import Task
 from ..sim.interface import Dynamics, State
+from .compiled_cost import compiled_cost
 from .plan import Plan, Planner
 from .problem import Problem
 
@@ -28,6 +29,7 @@ class MPC:
             raise ValueError(
                 f"the dynamics step by {dynamics.dt:g} s, but {task.name} is controlled every {task.robot.dt:g} s"
             )
+        compiled_cost(task)  # now rather than in the first plan, which a clock may wait for
         self.planner = planner
         self.dynamics = dynamics
         self.task = task

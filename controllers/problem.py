@@ -8,6 +8,7 @@ import numpy as np
 
 from ..robots.task import Task
 from ..sim.interface import Dynamics, Rollout, State
+from .compiled_cost import CompiledCost, compiled_cost, summed
 from .risk import Risk, across_members
 
 
@@ -46,22 +47,25 @@ class Problem:
         """Time [s] of the readings after each control, (H,)."""
         return self.state.time + _offsets(self.task.robot.dt, self.horizon)
 
+    @cached_property
+    def _compiled(self) -> CompiledCost | None:
+        return compiled_cost(self.task)
+
     def rollout(self, controls: np.ndarray) -> Rollout:
         """Predicts under candidates `controls` (N, H, nu)."""
         self.evaluations += len(controls)
         self.last = self.dynamics.rollout(self.state, controls, self.rng)
         return self.last
 
-    @property
-    def predicted(self) -> np.ndarray:
-        """Readings (E, N, H+1, ny) of the last rollout; they belong to the dynamics: copy what you keep.
+    def predicted(self, candidates: slice) -> np.ndarray:
+        """Readings (E, n, H+1, ny) that the last rollout predicts for `candidates`, a copy.
 
         Raises:
             ValueError: nothing has been rolled out yet.
         """
         if self.last is None:
             raise ValueError("nothing has been rolled out yet")
-        return self.last.y
+        return self.last.of(candidates)
 
     def cost(self, controls: np.ndarray) -> np.ndarray:
         """Cost (N,) of candidates `controls` (N, H, nu); infinite where the prediction broke down.
@@ -70,15 +74,10 @@ class Problem:
             ValueError: the task's terms do not give one number per step.
         """
         rollout = self.rollout(controls)
-        y, u = rollout.y[:, :, 1:], controls[None]
-        steps = self.task.cost(y, u, self.times)
-        if np.shape(steps) != y.shape[:3]:
-            raise ValueError(
-                f"{self.task.name}'s terms cost {np.shape(steps)} for readings {y.shape}: a residual must be (..., k)"
-            )
-        costs = steps.sum(-1)
-        if any(term.terminal_weight for term in self.task.terms):
-            costs += self.task.terminal_cost(y[:, :, -1], u[:, :, -1], self.times[-1])
+        if self._compiled is not None:
+            costs = self._compiled(rollout, controls, self.times)
+        else:
+            costs = summed(self.task, rollout.y, controls, self.times)
         # The sum tells whether all are finite, in a third of the passes over them that masks take.
         if np.count_nonzero(rollout.valid) < costs.size or not math.isfinite(costs.sum()):
             costs = np.where(rollout.valid & np.isfinite(costs), costs, np.inf)

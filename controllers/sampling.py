@@ -91,10 +91,11 @@ class Search:
         if self.iteration == 0:
             self.controls[1] = self.rest
 
-    def keep_if_better(self, controls: np.ndarray, cost: float, y: np.ndarray) -> None:
-        """Takes over a candidate (H, nu) with readings `y` (E, H+1, ny) if its cost is below the best so far."""
+    def keep_if_better(self, problem: Problem, candidate: int, cost: float) -> None:
+        """Takes over a candidate of the last rollout if its cost is below the best so far."""
         if cost < self.best_cost:
-            self.best, self.best_cost, self.prediction = controls.copy(), float(cost), y.copy()
+            self.best, self.best_cost = self.controls[candidate].copy(), cost
+            self.prediction = problem.predicted(slice(candidate, candidate + 1))[:, 0]
 
 
 @functools.lru_cache(maxsize=64)
@@ -183,18 +184,17 @@ class SamplingPlanner(ABC):
             search.last = search.iteration == rounds - 1
             self.sample(search)
             costs = problem.cost(search.clip(search.controls))
-            y = problem.predicted
             total = float(costs.sum())
             finite = len(costs) if math.isfinite(total) else int(np.count_nonzero(np.isfinite(costs)))
             invalid += len(costs) - finite
             if search.iteration == 0:
                 begun = costs[0]
             first = int(costs.argmin())
-            search.keep_if_better(search.controls[first], costs[first], y[:, first])
+            search.keep_if_better(problem, first, float(costs[first]))
             if finite:
                 self.update(search, costs)
         stride = -(-len(costs) // SHOWN)
-        shown, shown_costs = y[0, ::stride].copy(order="K"), costs[::stride].copy()
+        shown, shown_costs = problem.predicted(slice(None, None, stride))[0], costs[::stride].copy()
         if 0 < finite < len(costs):
             total = float(costs[np.isfinite(costs)].sum())
         stats = {
@@ -210,7 +210,7 @@ class SamplingPlanner(ABC):
             mean = search.clip(search.mean.copy())
             tried = float(problem.cost(mean[None])[0])
             if tried <= begun:
-                controls, cost, prediction = mean, tried, problem.predicted[:, 0].copy()
+                controls, cost, prediction = mean, tried, problem.predicted(slice(1))[:, 0]
         return Plan(
             time=problem.state.time,
             dt=problem.dynamics.dt,

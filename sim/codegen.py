@@ -90,7 +90,7 @@ class Kernel:
 
     def _evaluate(self, batch: tuple[int, ...], arrays: list[np.ndarray], results: list[np.ndarray]) -> None:
         if not self.native:
-            self._interpret(arrays, results)
+            self._interpret(batch, arrays, results)
             return
         # The innermost two batch dimensions are the native code's own loops; the longer one runs in lanes.
         depth = min(len(batch), 2)
@@ -103,29 +103,28 @@ class Kernel:
         for outer in np.ndindex(batch[:-2]):
             inside = [a[outer] for a in arrays] if outer else arrays
             made = [r[outer] for r in results] if outer else results
-            sources = [rows(a, depth, *loops) for a in inside]
-            targets = [rows(r, depth - self.total, loops[0], None if self.total else loops[1]) for r in made]
-            self.call(points, steps, np.concatenate(sources or [_NOTHING]), np.concatenate(targets or [_NOTHING]))
+            table = [rows(a, depth, *loops) for a in inside]
+            table += [rows(r, depth - self.total, loops[0], None if self.total else loops[1]) for r in made]
+            self.call(points, steps, np.concatenate(table))
 
-    def call(self, points: int, steps: int, inputs: np.ndarray, outputs: np.ndarray) -> None:
-        """The native code, for `points` times `steps` points at least one, wherever they lie in memory.
+    def call(self, points: int, steps: int, table: np.ndarray) -> None:
+        """The native code, for `points` times `steps` points, at least one, wherever they lie in memory.
 
         Args:
             points: run in lanes.
             steps: run one after the other, or are summed over.
-            inputs: (entries of all inputs, 3), int64: the address of each entry's first number, and how many bytes
-                lie between it and that of the next point, and of the next step. See `rows`.
-            outputs: (entries of all outputs, 3), the same; the last column counts for nothing if steps are summed over.
+            table: (entries, 3), int64, C-contiguous, with a row for each entry of all inputs, and then of all outputs:
+                the address of its first number, and how many bytes lie between it and that of the next point, and of
+                the next step; see `rows`. Where steps are summed over, the last is of no account for outputs.
 
         Raises:
             RuntimeError: there is no native code.
         """
         if self._entry is None:
             raise RuntimeError("this function was not compiled to native code")
-        self._entry(points, steps, inputs.ctypes.data, outputs.ctypes.data)
+        self._entry(points, steps, table.ctypes.data)
 
-    def _interpret(self, arrays: list[np.ndarray], results: list[np.ndarray]) -> None:
-        batch = arrays[0].shape[: arrays[0].ndim - len(self.inputs[0])]
+    def _interpret(self, batch: tuple[int, ...], arrays: list[np.ndarray], results: list[np.ndarray]) -> None:
         points = [a.reshape(-1, math.prod(core)) for a, core in zip(arrays, self.inputs)]
         found = self._flat(np.concatenate(points, -1).T).full().T
         at = 0
@@ -149,24 +148,24 @@ def rows(array: np.ndarray, batch: int, points: int | None, steps: int | None) -
         points: the batch dimension that points run along; None where there is but one point.
         steps: the same of steps.
     """
-    table = _offsets(array.shape[batch:], array.strides[batch:]).copy()
+    table = _offsets(array.shape, array.strides, batch, points, steps).copy()
     table[:, 0] += array.ctypes.data
-    table[:, 1] = 0 if points is None else array.strides[points]
-    table[:, 2] = 0 if steps is None else array.strides[steps]
     return table
 
 
-_NOTHING = np.empty((0, 3), np.int64)
-
-
 @functools.lru_cache(maxsize=256)
-def _offsets(shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
-    """The bytes from an array's first entry to each of them, in the first column of (entries, 3)."""
-    offsets = np.zeros(shape, np.int64)
-    for axis, stride in enumerate(strides):
-        offsets += (stride * np.arange(shape[axis])).reshape(-1, *[1] * (len(shape) - 1 - axis))
+def _offsets(
+    shape: tuple[int, ...], strides: tuple[int, ...], batch: int, points: int | None, steps: int | None
+) -> np.ndarray:
+    """The table of an array whose first number is at address 0."""
+    entries = shape[batch:]
+    offsets = np.zeros(entries, np.int64)
+    for axis, (size, stride) in enumerate(zip(entries, strides[batch:])):
+        offsets += (stride * np.arange(size)).reshape(-1, *[1] * (len(entries) - 1 - axis))
     table = np.zeros((offsets.size, 3), np.int64)
     table[:, 0] = offsets.ravel()
+    table[:, 1] = 0 if points is None else strides[points]
+    table[:, 2] = 0 if steps is None else strides[steps]
     return table
 
 
@@ -180,13 +179,17 @@ def compile(function: Any, *, total: bool = False, nan: Literal["ignored", "kept
             (`ignored`), or not a number, as in NumPy (`kept`; native code only).
 
     Raises:
-        ValueError: the function does not expand to SX expressions.
+        ValueError: the function does not expand to SX expressions, or has no inputs or no outputs.
     """
+    if not (function.n_in() and function.n_out()):
+        raise ValueError(
+            f"{function.name()} has {function.n_in()} inputs and {function.n_out()} outputs, not some of each"
+        )
     flat, inputs, outputs = _flattened(function)
     kernel = Kernel(flat, inputs, outputs, total)
     code = _assembly(flat, total, nan == "kept")
     if code is not None:
-        text = code.module(NAME, "i64 %points, i64 %steps, ptr %inputs, ptr %outputs") + "\n!0 = !{}\n"
+        text = code.module(NAME, "i64 %points, i64 %steps, ptr %table") + "\n!0 = !{}\n"
         kernel._entry = load(text, code.library)
     return kernel
 
@@ -289,7 +292,7 @@ def _assembly(flat: Any, total: bool, kept: bool) -> Assembly | None:
 
     operations = _operations(kept)
     code = Assembly(here.width)
-    n_out = flat.nnz_out(0)
+    n_in, n_out = flat.nnz_in(0), flat.nnz_out(0)
     carried = [str(k) for k in range(n_out)] if total else []
     with code.loop("point", "%points", code.width, []) as (point, _):
         # The last lanes may have no points of their own: they repeat the last point.
@@ -315,9 +318,9 @@ def _assembly(flat: Any, total: bool, kept: bool) -> Assembly | None:
                 if total:
                     sums[k] = (Value(code, sums[k]) + value).name
                 else:
-                    _store(code, k, value, lanes, step)
+                    _store(code, n_in + k, value, lanes, step)
         for k, last in enumerate(sums):
-            _store(code, k, Value(code, last), lanes, None)
+            _store(code, n_in + k, Value(code, last), lanes, None)
     return code
 
 
@@ -329,11 +332,11 @@ def _lane(code: Assembly, point: str, k: int) -> str:
     return code.let(f"call i64 @llvm.smin.i64(i64 {index}, i64 {last})")
 
 
-def _places(code: Assembly, table: str, entry: int, lanes: list[str], step: str | None) -> list[str]:
-    """Pointers to entry `entry` of the points in the lanes."""
+def _places(code: Assembly, entry: int, lanes: list[str], step: str | None) -> list[str]:
+    """Pointers to the numbers that row `entry` of the table tells, for the points in the lanes."""
     numbers = []
     for column in range(3 if step is not None else 2):
-        place = code.let(f"getelementptr i64, ptr {table}, i64 {3 * entry + column}")
+        place = code.let(f"getelementptr i64, ptr %table, i64 {3 * entry + column}")
         numbers.append(code.let(f"load i64, ptr {place}, !invariant.load !0"))
     base = numbers[0]
     if step is not None:
@@ -346,13 +349,13 @@ def _places(code: Assembly, table: str, entry: int, lanes: list[str], step: str 
 
 def _load(code: Assembly, entry: int, lanes: list[str], step: str) -> Value:
     result = "poison"
-    for lane, place in enumerate(_places(code, "%inputs", entry, lanes, step)):
+    for lane, place in enumerate(_places(code, entry, lanes, step)):
         number = code.let(f"load double, ptr {place}, align 8")
         result = code.let(f"insertelement {code.vector} {result}, double {number}, i32 {lane}")
     return Value(code, result)
 
 
 def _store(code: Assembly, entry: int, value: Value, lanes: list[str], step: str | None) -> None:
-    for lane, place in enumerate(_places(code, "%outputs", entry, lanes, step)):
+    for lane, place in enumerate(_places(code, entry, lanes, step)):
         number = code.let(f"extractelement {code.vector} {value.name}, i32 {lane}")
         code.do(f"store double {number}, ptr {place}, align 8")

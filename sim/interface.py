@@ -6,6 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from .codegen import rows
+
 
 class SimulationError(RuntimeError):
     """The plant can not go on: it diverged, or refused what it was given. A state after it is not data."""
@@ -62,18 +64,39 @@ class Simulator(Protocol):
         ...
 
 
-@dataclass(frozen=True)
 class Rollout:
-    """Predicted trajectories.
+    """Predicted trajectories. They belong to the dynamics and hold until its next rollout: copy what you keep.
+
+    Dynamics that find the readings in pieces of memory give a subclass that assembles `y` only when asked for it.
 
     Attributes:
-        y: readings (E, N, H+1, ny), the first of them at the state that the rollout began from. The array belongs to
-            the dynamics and holds until its next rollout: copy what you keep.
+        y: readings (E, N, H+1, ny), the first of them at the state that the rollout began from.
         valid: (E, N) False where the prediction broke down (the model diverged); its numbers mean nothing.
     """
 
-    y: np.ndarray
-    valid: np.ndarray
+    def __init__(self, y: np.ndarray, valid: np.ndarray) -> None:
+        self.y = y
+        self.valid = valid
+
+    def of(self, candidates: slice) -> np.ndarray:
+        """Readings (E, n, H+1, ny) of some of the candidates, a copy."""
+        return self.y[:, candidates].copy(order="K")
+
+    def columns(self, controls: np.ndarray) -> np.ndarray:
+        """Where each member's readings after each step lie in memory, and the controls, for `codegen.Kernel.call`.
+
+        Args:
+            controls: those of the rollout (N, H, nu).
+
+        Returns:
+            (E, ny + nu, 3), candidates being the points. The same array as for another rollout means that the numbers
+            lie at the same places.
+        """
+        # Kept, for what is returned points to them.
+        self._numbers = np.require(self.y, float, "A"), np.require(controls, float, "A")
+        y, u = self._numbers
+        after = rows(u, 2, 0, 1)
+        return np.stack([np.concatenate((rows(member, 2, 0, 1), after)) for member in y[:, :, 1:]])
 
 
 class Dynamics(Protocol):

@@ -1,5 +1,6 @@
 """The `mujoco` dynamics: candidates rolled out in parallel by MuJoCo's own thread pool."""
 
+import functools
 from dataclasses import dataclass
 
 import mujoco
@@ -7,6 +8,7 @@ import mujoco.rollout
 import numpy as np
 
 from ..robots.task import Task
+from .codegen import rows
 from .compiled import PHYSICS, Compiled
 from .interface import Rollout, State, available_cores, full_state
 
@@ -15,20 +17,66 @@ from .interface import Rollout, State, available_cores, full_state
 class _Buffers:
     """Arrays for N candidates of H control steps, kept between calls: fresh pages would cost as much as the work.
 
-    `copies` are pairs of views, target and source: what a rollout leaves in `state` and `sensors` goes to `y`.
+    `sources` are pairs of a slice of the readings and the view (N, H, k) of them in `state` or `sensors`, after each
+    step.
     """
 
+    horizon: int
     models: list[mujoco.MjModel]
     initial: np.ndarray  # (N, nphysics)
     warmstart: np.ndarray  # (N, nv)
     control: np.ndarray  # (N, H * substeps + lag, nu)
-    steps: np.ndarray  # (N, H, substeps, nu), a view of the control without the lag
+    steps: np.ndarray  # (N, H, substeps, nu), or (N, H nu) of a single substep: a view of the control without the lag
     state: np.ndarray  # (N, H * substeps + lag, nphysics)
     sensors: np.ndarray | None  # (N, H * substeps + lag, nsensed)
-    features: np.ndarray  # (N, ny, H+1)
-    y: np.ndarray  # (1, N, H+1, ny), a view of the features
-    copies: list[tuple[np.ndarray, np.ndarray]]
+    sources: list[tuple[slice, np.ndarray]]
+    columns: np.ndarray  # (1, ny + nu, 3), see `Rollout.columns`
+    begun: np.ndarray  # (ny,), readings that the rollout began from, among them those that no motion changes
+    x: bytes  # the state that `initial` and `warmstart` are of
     clock: np.ndarray  # (N,), a view of the state
+    duration: float  # half a physics step less than what is rolled out [s]
+
+    @functools.cached_property
+    def features(self) -> np.ndarray:
+        """For all candidates' readings, (N, ny, H+1).
+
+        NumPy's costs take readings entry by entry: each is contiguous in time. A candidate's are together, so that
+        they are copied within the processor's first cache.
+        """
+        return self.room(len(self.models))
+
+    def room(self, candidates: int) -> np.ndarray:
+        """A fresh array for readings of so many candidates, (n, ny, H+1)."""
+        return np.empty((candidates, len(self.begun), self.horizon + 1))
+
+    def fill(self, features: np.ndarray, candidates: slice) -> np.ndarray:
+        """Copies the readings of `candidates` to `features` (n, ny, H+1); as readings (1, n, H+1, ny), a view."""
+        features[:] = self.begun[:, None]
+        for target, source in self.sources:
+            np.copyto(features[:, target, 1:], source[candidates].transpose(0, 2, 1))
+        return features.transpose(0, 2, 1)[None]
+
+
+class _Rollout(Rollout):
+    """Readings where MuJoCo left them, until they are asked for."""
+
+    def __init__(self, buffers: _Buffers, valid: np.ndarray) -> None:
+        self._buffers = buffers
+        self.valid = valid
+
+    @functools.cached_property
+    def y(self) -> np.ndarray:  # type: ignore[override]
+        """All readings (1, N, H+1, ny)."""
+        return self._buffers.fill(self._buffers.features, slice(None))
+
+    def of(self, candidates: slice) -> np.ndarray:
+        """Readings (1, n, H+1, ny) of some of the candidates."""
+        count = len(range(len(self._buffers.models))[candidates])
+        return self._buffers.fill(self._buffers.room(count), candidates)
+
+    def columns(self, controls: np.ndarray) -> np.ndarray:
+        """Where the readings after each step lie in memory, and the controls: always at the same places."""
+        return self._buffers.columns
 
 
 class MujocoDynamics:
@@ -80,28 +128,33 @@ class MujocoDynamics:
         # A sensor is evaluated at the state before its step: the last readings take one physics step more.
         lag = int(c.nsensed > 0)
         control = np.zeros((n, last + lag, c.model.nu))
+        shape = (n, horizon, c.substeps, c.model.nu) if c.substeps > 1 else (n, horizon * c.model.nu)
+        steps = control[:, :last].reshape(shape)  # the longer its last dimension, the faster it is written to
         state = np.zeros((n, last + lag, self._nphysics))
         sensors = np.zeros((n, last + lag, c.nsensed)) if c.nsensed else None
-        # Costs take readings entry by entry: each is contiguous in time. A candidate's are together, so that they are
-        # copied within the processor's first cache.
-        features = np.zeros((n, c.robot.layout.size, horizon + 1))
-        reached = state[:, c.substeps - 1 : last : c.substeps].transpose(0, 2, 1)
-        copies = [(features[:, target, 1:], reached[:, source]) for target, source in c.state_runs]
+        sources = [(target, state[:, c.substeps - 1 : last : c.substeps, source]) for target, source in c.state_runs]
         if sensors is not None:
-            sensed = sensors[:, c.substeps :: c.substeps].transpose(0, 2, 1)
-            copies += [(features[:, target, 1:], sensed[:, source]) for target, source in c.sensor_runs]
+            sources += [(target, sensors[:, c.substeps :: c.substeps, source]) for target, source in c.sensor_runs]
+        begun = np.zeros(c.robot.layout.size)
+        columns = rows(begun, 0, None, None)  # of what no motion changes, and of the rest:
+        for target, source in sources:
+            columns[target] = rows(source, 2, 0, 1)
+        columns = np.concatenate((columns, rows(control[:, : last : c.substeps], 2, 0, 1)))
         return _Buffers(
+            horizon=horizon,
             models=[c.model] * n,
             initial=np.empty((n, self._nphysics)),
             warmstart=np.empty((n, c.model.nv)),
             control=control,
-            steps=control[:, :last].reshape(n, horizon, c.substeps, c.model.nu),
+            steps=steps,
             state=state,
             sensors=sensors,
-            features=features,
-            y=features.transpose(0, 2, 1)[None],
-            copies=copies,
+            sources=sources,
+            columns=columns[None],
+            begun=begun,
+            x=b"",
             clock=state[:, -1, 0],
+            duration=(last + lag - 0.5) * c.model.opt.timestep,
         )
 
     def rollout(self, state: State, controls: np.ndarray, rng: np.random.Generator | None = None) -> Rollout:
@@ -112,16 +165,19 @@ class MujocoDynamics:
         """
         x = full_state(state)
         c = self._compiled
-        if not np.array_equal(x[self._applied_at : c.nintegration], self._applied):
-            raise ValueError("the mujoco dynamics do not predict under applied forces or with mocap bodies moved")
         if controls.ndim != 3 or controls.shape[2] != c.model.nu or not controls.size:
             raise ValueError(f"candidates have shape {controls.shape}, not (N, H, {c.model.nu})")
         n, horizon, _ = controls.shape
         b = self._prepare(n, horizon)
         c.set_parameters(x)
-        b.initial[:] = x[: self._nphysics]
-        b.warmstart[:] = x[self._warm_at : self._warm_at + c.model.nv]
-        np.copyto(b.steps, controls[:, :, None])
+        begin = x.tobytes()
+        if b.x != begin:  # it is the same one throughout the iterations of a plan
+            if not np.array_equal(x[self._applied_at : c.nintegration], self._applied):
+                raise ValueError("the mujoco dynamics do not predict under applied forces or with mocap bodies moved")
+            b.initial[:] = x[: self._nphysics]
+            b.warmstart[:] = x[self._warm_at : self._warm_at + c.model.nv]
+            b.x = begin
+        np.copyto(b.steps, controls[:, :, None] if c.substeps > 1 else controls.reshape(n, -1))
         if b.sensors is not None:
             b.control[:, -1] = controls[:, -1]
         self._pool.rollout(
@@ -136,15 +192,12 @@ class MujocoDynamics:
             nstep=b.control.shape[1],
             chunk_size=max(1, n // 16),
         )
-        b.y[:, :, 0] = state.y
-        for target, source in b.copies:
-            np.copyto(target, source)
+        b.begun[:] = state.y
         for entry, value in c.constants:
-            b.features[:, entry] = value
+            b.begun[entry] = value[0]
         # MuJoCo resets a diverged simulation by itself, and its clock with it.
-        timestep = c.model.opt.timestep
-        valid = b.clock > x[0] + (b.control.shape[1] - 0.5) * timestep
-        return Rollout(b.y, valid[None])
+        valid = b.clock > x[0] + b.duration
+        return _Rollout(b, valid[None])
 
     def advance(self, state: State, controls: np.ndarray) -> State:
         """The predicted state after `controls` (k, nu).

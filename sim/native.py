@@ -20,8 +20,8 @@ NAME = "kernel"
 OPTIMISATION = 1
 """LLVM's level. More takes twice the time to compile and gains nothing on straight-line code."""
 
-Entry = Callable[[int, int, int, int], None]
-"""Native code: of two counts, and the addresses of two tables."""
+Entry = Callable[[int, int, int], None]
+"""Native code: of two counts, and the address of a table."""
 
 
 class Machine:
@@ -124,7 +124,7 @@ def _linked(here: Machine, binary: bytes) -> tuple[Entry, Any]:
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), here.target())
     engine.add_object_file(llvm.ObjectFileRef.from_data(binary))
     engine.finalize_object()
-    kind = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
     return kind(engine.get_function_address(NAME)), engine
 
 

@@ -1,0 +1,150 @@
+"""A task's cost as native code: the terms are traced once to CasADi expressions, and summed over a plan in one call.
+
+What does not trace, residuals that only NumPy can evaluate for one, stays with NumPy. Which of the two it is depends on
+the task and on what is installed, never on the run, so that runs repeat to the last bit.
+"""
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..robots.arrays import Array
+from ..robots.task import Task
+from ..sim import codegen, native
+from ..sim.interface import Rollout
+
+LONGEST = 4000
+"""Instructions of a cost beyond which compiling it would take over a second, and it stays with NumPy."""
+
+PROBES = (16, 4)
+"""Candidates and steps on which compiled costs must agree with NumPy's."""
+
+
+class _Bound:
+    """Kernels' tables for readings and controls at certain places in memory, and where times and costs go."""
+
+    def __init__(self, columns: np.ndarray, points: int, steps: int) -> None:
+        self.columns = columns
+        self.times = np.empty(steps)
+        self.costs, self.last = np.empty((2, len(columns), points))
+        times = codegen.rows(self.times, 1, None, 0)
+        self.whole = [
+            np.concatenate((column, times, codegen.rows(cost, 1, 0, None))) for column, cost in zip(columns, self.costs)
+        ]
+        self.ends = [table.copy() for table in self.whole]
+        for table, last in zip(self.ends, self.last):
+            table[:, 0] += (steps - 1) * table[:, 2]
+            table[-1, 0] = last.ctypes.data
+
+
+class CompiledCost:
+    """The cost of a task's terms, summed over the horizon; made by `compiled_cost`."""
+
+    def __init__(self, steps: codegen.Kernel, last: codegen.Kernel | None) -> None:
+        self._steps, self._last = steps, last
+        self._bound: dict[int, _Bound] = {}
+
+    def __call__(self, rollout: Rollout, controls: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Costs (E, N) of `controls` (N, H, nu) that led to `rollout`, its steps ending at `times` (H,) [s]."""
+        columns, (n, horizon) = rollout.columns(controls), controls.shape[:2]
+        bound = self._bound.get(id(columns))
+        if bound is None or bound.columns is not columns:
+            bound = _Bound(columns, n, horizon)
+            if len(self._bound) >= 8:
+                self._bound.clear()
+            self._bound[id(columns)] = bound
+        bound.times[:] = times
+        for table in bound.whole:
+            self._steps.call(n, horizon, table)
+        if self._last is None:
+            return bound.costs.copy()
+        for table in bound.ends:
+            self._last.call(n, 1, table)
+        return bound.costs + bound.last
+
+
+_lock = threading.Lock()  # CasADi's array mode, which tracing needs, is the whole process's
+_known: dict[int, CompiledCost | None] = {}
+
+
+def compiled_cost(task: Task) -> CompiledCost | None:
+    """The compiled cost of `task`, made at the first call; None where it stays with NumPy."""
+    with _lock:
+        key = id(task)
+        if key not in _known:
+            _known[key] = _compile(task)
+            weakref.finalize(task, _known.pop, key, None)
+        return _known[key]
+
+
+def _compile(task: Task) -> CompiledCost | None:
+    if native.machine() is None:
+        return None
+    try:
+        steps = _kernel(task, task.cost, total=True)
+        terminal = any(term.terminal_weight for term in task.terms)
+        last = _kernel(task, task.terminal_cost, total=False) if terminal else None
+        cost = CompiledCost(steps, last)
+        return cost if _agrees(task, cost) else None
+    except Exception:  # a residual is anyone's code: whatever it raises means that NumPy is to evaluate it
+        return None
+
+
+class _Untraceable(Exception):
+    """A cost that is none of readings, control and time alone, or too long a one."""
+
+
+def _kernel(task: Task, cost: Callable[[Array, Array, Array], Array], total: bool) -> codegen.Kernel:
+    import casadi as ca
+
+    y, u, t = (ca.SX.sym(name, size) for name, size in (("y", task.robot.layout.size), ("u", task.robot.nu), ("t", 1)))
+    before = ca.GlobalOptions.getNumpyMode()
+    ca.GlobalOptions.setNumpyMode(1)
+    try:
+        a, b, c = (ca.ArrayInterfaceSX(symbol).reshape(symbol.numel()) for symbol in (y, u, t))
+        traced: Any = cost(a, b, c[0])
+        if traced.shape != ():
+            raise _Untraceable
+        expression = traced.to_casadi()
+    finally:
+        ca.GlobalOptions.setNumpyMode(before)
+    function = ca.Function("cost", [y, u, t], [expression])
+    if function.n_instructions() > LONGEST:
+        raise _Untraceable
+    kernel = codegen.compile(function, total=total, nan="kept")
+    if not kernel.native:
+        raise _Untraceable
+    return kernel
+
+
+def _agrees(task: Task, cost: CompiledCost) -> bool:
+    """Whether the compiled cost is NumPy's on random readings: a residual may do what tracing does not see."""
+    rng, (n, horizon) = np.random.default_rng(0), PROBES
+    sizes = np.geomspace(0.01, 10.0, n)[:, None, None]
+    y = sizes * rng.standard_normal((1, n, horizon + 1, task.robot.layout.size))
+    u = rng.uniform(-1.0, 1.0, (n, horizon, task.robot.nu))
+    times = np.sort(rng.uniform(0.0, 10.0, horizon))
+    expected = summed(task, y, u, times)
+    found = cost(Rollout(y, np.ones((1, n), bool)), u, times)
+    return np.allclose(found, expected, rtol=1e-9, atol=1e-12, equal_nan=True)
+
+
+def summed(task: Task, y: np.ndarray, controls: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """NumPy's costs (E, N) of `controls` (N, H, nu) that led to readings `y` (E, N, H+1, ny) at `times` (H,) [s].
+
+    Raises:
+        ValueError: the task's terms do not give one number per step.
+    """
+    reached, u = y[:, :, 1:], controls[None]
+    steps = task.cost(reached, u, times)
+    if np.shape(steps) != reached.shape[:3]:
+        raise ValueError(
+            f"{task.name}'s terms cost {np.shape(steps)} for readings {reached.shape}: a residual must be (..., k)"
+        )
+    costs = steps.sum(-1)
+    if any(term.terminal_weight for term in task.terms):
+        costs += task.terminal_cost(reached[:, :, -1], u[:, :, -1], times[-1])
+    return costs
