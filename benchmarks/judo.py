@@ -21,6 +21,7 @@ from trimtab import robots
 from trimtab.controllers.cem import CEM
 from trimtab.controllers.predictive_sampling import PredictiveSampling
 from trimtab.controllers.problem import Problem
+from trimtab.robots.shaping import column
 from trimtab.robots.task import Start, quadratic
 from trimtab.sim.mujoco_dynamics import MujocoDynamics
 from trimtab.sim.mujoco_simulator import MujocoSimulator
@@ -52,14 +53,14 @@ def smooth_l1(p: float):
 
 def _pusher_to_stand(y, u, t):
     """From the pusher to the place behind the cart from where it pushes towards the goal, the origin."""
-    distance = np.sqrt((y.cart * y.cart).sum(-1))[..., None]
+    distance = column(np.sqrt((y.cart * y.cart).sum(-1)))
     return y.pusher - y.cart * (1.0 + 0.25 / distance)
 
 
 TERMS = {
     "cartpole": (
-        robots.Term("vertical", lambda y, u, t: np.cos(y.pole)[..., None] - 1.0, smooth_l1(0.01), 10.0),
-        robots.Term("centred", lambda y, u, t: y.cart[..., None], smooth_l1(0.1), 10.0),
+        robots.Term("vertical", lambda y, u, t: column(np.cos(y.pole) - 1.0), smooth_l1(0.01), 10.0),
+        robots.Term("centred", lambda y, u, t: column(y.cart), smooth_l1(0.1), 10.0),
         robots.Term("velocity", lambda y, u, t: y.velocity, quadratic, 0.1),
         robots.Term("control", lambda y, u, t: u, quadratic, 0.1),
     ),
@@ -159,8 +160,8 @@ def main() -> None:
     folder = peer.ask(do="models")
     tasks = {name: make_task(name, folder) for name in TERMS}
     table = Table(title="Plans per second (medians, predictive sampling, one iteration, horizon 1 s)")
-    for column in ("task", "rollouts", "trimtab", "judo", "ratio", "asked"):
-        table.add_column(column, justify="left" if column == "task" else "right")
+    for heading in ("task", "rollouts", "trimtab", "judo", "ratio", "asked"):
+        table.add_column(heading, justify="left" if heading == "task" else "right")
     for name, task in tasks.items():
         start = starts(name, 1)[0]
         for rollouts in (32, 128):
@@ -181,8 +182,8 @@ def main() -> None:
             table.add_row(name, str(rollouts), f"{mine:.0f}", f"{judo:.0f}", f"{mine / judo:.2f}", f"{asked:.2f}")
     console.print(table)
     table = Table(title=f"Closed-loop cost over 4 s, mean of {args.starts} starts, 32 rollouts (less is better)")
-    for column in ("task", "trimtab cem", "trimtab predictive", "judo ps", "judo cem", "judo mppi"):
-        table.add_column(column, justify="left" if column == "task" else "right")
+    for heading in ("task", "trimtab cem", "trimtab predictive", "judo ps", "judo cem", "judo mppi"):
+        table.add_column(heading, justify="left" if heading == "task" else "right")
     for name, task in tasks.items():
         ours = {kind: [] for kind in (CEM, PredictiveSampling)}
         theirs = {planner: [] for planner in ("ps", "cem", "mppi")}

@@ -24,20 +24,23 @@ PROBES = (16, 4)
 
 
 class _Bound:
-    """Kernels' tables for readings and controls at certain places in memory, and where times and costs go."""
+    """Kernels bound to readings and controls at certain places in memory; where times come from, and costs go."""
 
-    def __init__(self, columns: np.ndarray, points: int, steps: int) -> None:
+    def __init__(
+        self, steps: codegen.Kernel, last: codegen.Kernel | None, columns: np.ndarray, n: int, horizon: int
+    ) -> None:
         self.columns = columns
-        self.times = np.empty(steps)
-        self.costs, self.last = np.empty((2, len(columns), points))
+        self.times = np.empty(horizon)
+        self.costs, self.terminal = np.zeros((2, len(columns), n))
         times = codegen.rows(self.times, 1, None, 0)
-        self.whole = [
-            np.concatenate((column, times, codegen.rows(cost, 1, 0, None))) for column, cost in zip(columns, self.costs)
-        ]
-        self.ends = [table.copy() for table in self.whole]
-        for table, last in zip(self.ends, self.last):
-            table[:, 0] += (steps - 1) * table[:, 2]
-            table[-1, 0] = last.ctypes.data
+        self.runs = []
+        for column, costs, terminal in zip(columns, self.costs, self.terminal):
+            table = np.concatenate((column, times, codegen.rows(costs, 1, 0, None)))
+            self.runs.append(steps.bind(n, horizon, table))
+            if last is not None:
+                end = table + np.array([horizon - 1, 0, 0]) * table[:, 2:]
+                end[-1, 0] = terminal.ctypes.data
+                self.runs.append(last.bind(n, 1, end))
 
 
 class CompiledCost:
@@ -49,21 +52,17 @@ class CompiledCost:
 
     def __call__(self, rollout: Rollout, controls: np.ndarray, times: np.ndarray) -> np.ndarray:
         """Costs (E, N) of `controls` (N, H, nu) that led to `rollout`, its steps ending at `times` (H,) [s]."""
-        columns, (n, horizon) = rollout.columns(controls), controls.shape[:2]
+        columns = rollout.columns(controls)
         bound = self._bound.get(id(columns))
         if bound is None or bound.columns is not columns:
-            bound = _Bound(columns, n, horizon)
+            bound = _Bound(self._steps, self._last, columns, *controls.shape[:2])
             if len(self._bound) >= 8:
                 self._bound.clear()
             self._bound[id(columns)] = bound
         bound.times[:] = times
-        for table in bound.whole:
-            self._steps.call(n, horizon, table)
-        if self._last is None:
-            return bound.costs.copy()
-        for table in bound.ends:
-            self._last.call(n, 1, table)
-        return bound.costs + bound.last
+        for run in bound.runs:
+            run()
+        return bound.costs.copy() if self._last is None else bound.costs + bound.terminal
 
 
 _lock = threading.Lock()  # CasADi's array mode, which tracing needs, is the whole process's

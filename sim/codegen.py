@@ -5,6 +5,7 @@ C compiler, and keeps what it compiled on disk (`native.py`). Without llvmlite, 
 function: the same numbers, slower.
 """
 
+import ctypes
 import functools
 import math
 from collections.abc import Callable
@@ -105,10 +106,12 @@ class Kernel:
             made = [r[outer] for r in results] if outer else results
             table = [rows(a, depth, *loops) for a in inside]
             table += [rows(r, depth - self.total, loops[0], None if self.total else loops[1]) for r in made]
-            self.call(points, steps, np.concatenate(table))
+            self.bind(points, steps, np.concatenate(table))()
 
-    def call(self, points: int, steps: int, table: np.ndarray) -> None:
-        """The native code, for `points` times `steps` points, at least one, wherever they lie in memory.
+    def bind(self, points: int, steps: int, table: np.ndarray) -> Callable[[], None]:
+        """The native code for `points` times `steps` points, at least one, wherever they lie in memory.
+
+        What is returned evaluates them at each call. It keeps the table, and whoever calls it the arrays.
 
         Args:
             points: run in lanes.
@@ -122,7 +125,7 @@ class Kernel:
         """
         if self._entry is None:
             raise RuntimeError("this function was not compiled to native code")
-        self._entry(points, steps, table.ctypes.data)
+        return functools.partial(self._entry, points, steps, table.ctypes.data_as(ctypes.c_void_p))
 
     def _interpret(self, batch: tuple[int, ...], arrays: list[np.ndarray], results: list[np.ndarray]) -> None:
         points = [a.reshape(-1, math.prod(core)) for a, core in zip(arrays, self.inputs)]
@@ -140,7 +143,7 @@ def _numbers(x: Any) -> np.ndarray:
 
 
 def rows(array: np.ndarray, batch: int, points: int | None, steps: int | None) -> np.ndarray:
-    """Where the entries of `array` lie, (entries, 3), for `Kernel.call`.
+    """Where the entries of `array` lie, (entries, 3), for `Kernel.bind`.
 
     Args:
         array: of float64; its first `batch` dimensions are no entries. Of the others, the last counts fastest.

@@ -83,7 +83,7 @@ class Rollout:
         return self.y[:, candidates].copy(order="K")
 
     def columns(self, controls: np.ndarray) -> np.ndarray:
-        """Where each member's readings after each step lie in memory, and the controls, for `codegen.Kernel.call`.
+        """Where each member's readings after each step lie in memory, and the controls, for `codegen.Kernel.bind`.
 
         Args:
             controls: those of the rollout (N, H, nu).

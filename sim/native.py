@@ -20,7 +20,7 @@ NAME = "kernel"
 OPTIMISATION = 1
 """LLVM's level. More takes twice the time to compile and gains nothing on straight-line code."""
 
-Entry = Callable[[int, int, int], None]
+Entry = Callable[[int, int, ctypes.c_void_p], None]
 """Native code: of two counts, and the address of a table."""
 
 
