@@ -127,6 +127,10 @@ class Kernel:
             raise RuntimeError("this function was not compiled to native code")
         return functools.partial(self._entry, points, steps, table.ctypes.data_as(ctypes.c_void_p))
 
+    def call(self, points: int, steps: int, table: np.ndarray) -> None:
+        """As `bind`, once."""
+        self.bind(points, steps, table)()
+
     def _interpret(self, batch: tuple[int, ...], arrays: list[np.ndarray], results: list[np.ndarray]) -> None:
         points = [a.reshape(-1, math.prod(core)) for a, core in zip(arrays, self.inputs)]
         found = self._flat(np.concatenate(points, -1).T).full().T

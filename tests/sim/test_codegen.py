@@ -127,7 +127,7 @@ def test_what_is_not_compiled_is_interpreted():
     assert not kernel.native
     np.testing.assert_array_equal(kernel(v[:, None]), interpreted(f, v))
     with pytest.raises(RuntimeError, match="not compiled"):
-        kernel.bind(1, 1, np.zeros((2, 3), np.int64))
+        kernel.call(1, 1, np.zeros((2, 3), np.int64))
 
 
 @pytest.mark.parametrize(
