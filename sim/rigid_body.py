@@ -1,0 +1,581 @@
+"""Rigid bodies as CasADi expressions: a pinocchio Model's dynamics, kinematics and derivatives, written for compiling.
+
+The equations of motion of a tree of bodies are M(q) a + b(q, v) = tau. `Posture` gives each part as CasADi SX:
+
+- inverse dynamics, the left side, by the recursive Newton-Euler algorithm (Luh, Walker and Paul, 1980). Where a body
+  has the angular velocity w and acceleration dw, and its origin the acceleration al, a point r of it accelerates by
+  al + U r with U = [dw]x + [w]x [w]x. So it takes the force F = m al + U h, and about the origin the moment
+  N = h x al + axial(U J), with its mass m, first moments h = sum(m r) and second moments J = sum(m r r');
+- M by composite bodies, and a = M^-1 (tau - b) by the factors M = L' D L, in which no zero of M is lost (Featherstone,
+  Rigid Body Dynamics Algorithms, 2008, chapter 6);
+- the derivatives of a from those of the inverse dynamics: da = -M^-1 d(M a + b - tau) (Carpentier and Mansard, 2018).
+
+Expressions are kept small before anything is compiled. Each joint's axis is made the z axis of its body's frame, and
+constant rotations keep their zeros. Of a body's mass, what would move the same way if it were fixed to the body before
+is given to that body (base parameters: Khalil and Bennis, 1994): m, one of h and one of J vanish for a revolute joint.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import casadi as ca
+import numpy as np
+
+from ..robots.plugins import UnknownName
+
+SX = Any
+"""A CasADi SX expression."""
+
+ROUNDING = 1e-12
+"""Entries of constant rotations nearer than this to 0, 1 or -1 are that number."""
+
+SUPPORTED = (
+    "revolute and continuous, prismatic (about and along any axis), spherical, spherical ZYX, translation, free-flyer, "
+    "composite"
+)
+
+
+TURNING = ("revolute", "continuous")
+"""Kinds of joints that turn about one axis."""
+
+
+@dataclass
+class Link:
+    """A joint and the body that it moves, in a frame whose z axis is that of a revolute or prismatic joint.
+
+    Attributes:
+        kind: `revolute`, `continuous` (of which a configuration holds cosine and sine), `prismatic`, `spherical` or
+            `free`.
+        parent: index of the link before it, -1 for the world.
+        rotation: (3, 3) from the joint's axes at rest to those of `parent`.
+        translation: (3,) the joint's place in `parent` [m].
+        q, v: where the joint's entries begin in a configuration and in a velocity.
+        nv: degrees of freedom.
+        align: (3, 3) from the link's axes to those that pinocchio has for it.
+        mass: [kg].
+        first: (3,) first moments of mass [kg m].
+        second: (3, 3) second moments of mass [kg m^2].
+    """
+
+    kind: str
+    parent: int
+    rotation: np.ndarray
+    translation: np.ndarray
+    q: int
+    v: int
+    nv: int
+    align: np.ndarray
+    mass: float = 0.0
+    first: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    second: np.ndarray = field(default_factory=lambda: np.zeros((3, 3)))
+
+    def hand_down(self) -> tuple[float, np.ndarray, np.ndarray]:
+        """Takes off the mass that moves as if it were fixed to the parent; its moments in the parent's frame.
+
+        That is mass on the axis of a revolute joint (which turning about it does not move), the mass at the centre of a
+        spherical one, and the second moments of what only slides.
+        """
+        mass, first, second = 0.0, np.zeros(3), np.zeros((3, 3))
+        if self.kind in TURNING:
+            mass, first[2], second[2, 2] = self.mass, self.first[2], self.second[2, 2]
+        elif self.kind == "spherical":
+            mass = self.mass
+        elif self.kind == "prismatic":
+            second = self.second
+        self.mass, self.first, self.second = self.mass - mass, self.first - first, self.second - second
+        turned, place = self.rotation @ first, self.translation
+        across = np.outer(place, turned)
+        carried = self.rotation @ second @ self.rotation.T + across + across.T + mass * np.outer(place, place)
+        return mass, turned + mass * place, carried
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A frame in the world.
+
+    Attributes:
+        position: of its origin (3, 1) [m].
+        rotation: its axes as columns (3, 3).
+        velocity: of its origin (3, 1) [m/s].
+        angular_velocity: (3, 1) [rad/s].
+    """
+
+    position: SX
+    rotation: SX
+    velocity: SX
+    angular_velocity: SX
+
+
+class RigidBody:
+    """The bodies and joints of a pinocchio Model, free of contacts.
+
+    Configurations q (nq,) and velocities v (nv,) are pinocchio's: quaternions are (x, y, z, w), and the velocity of a
+    free-flyer is its linear one and then its angular one, both in its own axes.
+
+    Attributes:
+        nq, nv: sizes of configurations and velocities.
+        links: parents before children.
+        ancestors: of each degree of freedom, the ones that carry it, the nearest first.
+        armature: inertia of the rotors, as the joints feel it (nv,) [kg m^2, or kg].
+        gravity: (3,) [m/s^2].
+
+    Raises:
+        ValueError: a joint that is not of a supported kind; the message names it and lists those.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.nq, self.nv = int(model.nq), int(model.nv)
+        self.armature = np.array(model.armature, float)
+        self.gravity = np.array(model.gravity.linear, float)
+        self.links: list[Link] = []
+        self._carriers = [-1]  # the link that is the body of each of pinocchio's joints, the world first
+        for joint in range(1, model.njoints):
+            self._append(joint)
+        for link in reversed(self.links):
+            moments = link.hand_down()
+            if link.parent >= 0:
+                _load(self.links[link.parent], *moments)
+        self.ancestors = self._carrying()
+
+    def _append(self, joint: int) -> None:
+        """Appends the links of pinocchio's joint, the last of which is its body."""
+        model = self.model
+        parent, place = self._carriers[model.parents[joint]], model.jointPlacements[joint]
+        for kind, axis, placement, q, v in _elementary(model.joints[joint], model.names[joint]):
+            place = place * placement
+            align = _aligned(axis)
+            before = self.links[parent].align if parent >= 0 else np.eye(3)
+            self.links.append(
+                Link(
+                    kind=kind,
+                    parent=parent,
+                    rotation=_rounded(before.T @ place.rotation @ align),
+                    translation=_rounded(before.T @ place.translation),
+                    q=q,
+                    v=v,
+                    nv={"spherical": 3, "free": 6}.get(kind, 1),
+                    align=align,
+                )
+            )
+            parent, place = len(self.links) - 1, place.Identity()
+        self._carriers.append(parent)
+        body, link = model.inertias[joint], self.links[parent]
+        centre = link.align.T @ body.lever
+        # pinocchio's inertia is about the centre of mass: J = tr(I) / 2 - I.
+        about = link.align.T @ body.inertia @ link.align
+        second = 0.5 * np.trace(about) * np.eye(3) - about + body.mass * np.outer(centre, centre)
+        _load(link, body.mass, body.mass * centre, second)
+
+    def _carrying(self) -> tuple[tuple[int, ...], ...]:
+        found: list[tuple[int, ...]] = [()] * self.nv
+        last: list[tuple[int, ...]] = []  # of each link: its degrees of freedom, and those that carry it
+        for link in self.links:
+            chain = last[link.parent] if link.parent >= 0 else ()
+            for k in range(link.v, link.v + link.nv):
+                found[k] = chain
+                chain = (k, *chain)
+            last.append(chain)
+        return tuple(found)
+
+    def frame(self, name: str) -> tuple[int, np.ndarray, np.ndarray]:
+        """The link that frame `name` is fixed to, -1 for the world, its axes (3, 3) and its place (3,) [m] there.
+
+        Raises:
+            UnknownName: the model has no such frame; the message lists those it has, and the nearest.
+        """
+        if not self.model.existFrame(name):
+            raise UnknownName("frame", name, {frame.name for frame in self.model.frames})
+        frame = self.model.frames[self.model.getFrameId(name)]
+        link = self._carriers[frame.parentJoint]
+        align = self.links[link].align if link >= 0 else np.eye(3)
+        return link, _rounded(align.T @ frame.placement.rotation), _rounded(align.T @ frame.placement.translation)
+
+    def at(self, q: SX) -> "Posture":
+        """The bodies in configuration `q` (nq, 1)."""
+        return Posture(self, q)
+
+    def accelerations(self, q: SX, v: SX, force: SX) -> SX:
+        """Accelerations (nv, 1) in configuration `q` (nq, 1) with velocity `v` (nv, 1) under `force` (nv, 1)."""
+        return self.at(q).forward_dynamics(v, force)
+
+
+class Posture:
+    """A rigid body's parts in one configuration, and what follows from where they are.
+
+    Attributes:
+        body: what is in the configuration.
+        q: the configuration (nq, 1).
+    """
+
+    def __init__(self, body: RigidBody, q: SX) -> None:
+        self.body, self.q = body, q
+        self._turns: list[_Turn] = []
+        self._places: list[SX] = []
+        for link in body.links:
+            turn = _Turn(link.rotation)
+            place = _constant(link.translation)
+            if link.kind == "revolute":
+                turn.about_z(ca.cos(q[link.q]), ca.sin(q[link.q]))
+            elif link.kind == "continuous":
+                turn.about_z(q[link.q], q[link.q + 1])
+            elif link.kind == "prismatic":
+                place = place + _constant(link.rotation[:, 2]) * q[link.q]
+            elif link.kind == "spherical":
+                turn.by(_rotation(q[link.q : link.q + 4]))
+            else:
+                place = place + _constant(link.rotation) @ q[link.q : link.q + 3]
+                turn.by(_rotation(q[link.q + 3 : link.q + 7]))
+            self._turns.append(turn)
+            self._places.append(place)
+
+    def rates(self, v: SX) -> SX:
+        """Time derivative (nq, 1) of the configuration at velocity `v` (nv, 1)."""
+        result = ca.SX(self.body.nq, 1)
+        for link in self.body.links:
+            at = link.q
+            if link.kind == "free":
+                result[at : at + 3] = _rotation(self.q[at + 3 : at + 7]) @ v[link.v : link.v + 3]
+                at += 3
+            if link.kind in ("spherical", "free"):
+                x, y, z, w = (self.q[at + k] for k in range(4))
+                p, r, s = (v[link.v + link.nv - 3 + k] for k in range(3))
+                result[at : at + 4] = 0.5 * ca.vertcat(
+                    w * p + y * s - z * r, w * r + z * p - x * s, w * s + x * r - y * p, -x * p - y * r - z * s
+                )
+            elif link.kind == "continuous":
+                result[at], result[at + 1] = -self.q[at + 1] * v[link.v], self.q[at] * v[link.v]
+            else:
+                result[at] = v[link.v]
+        return result
+
+    def inverse_dynamics(self, v: SX, a: SX) -> SX:
+        """Generalised forces (nv, 1) [N m, or N] for accelerations `a` (nv, 1) at velocity `v` (nv, 1)."""
+        body = self.body
+        forces: list[SX] = []
+        moments: list[SX] = []
+        motions: list[tuple[SX, SX, SX, SX]] = []  # of each link: w, dw, al, U in its own axes
+        world = ca.SX(3, 1), ca.SX(3, 1), _constant(-body.gravity), ca.SX(3, 3)
+        for link, turn, place in zip(body.links, self._turns, self._places):
+            w0, dw0, al0, U0 = motions[link.parent] if link.parent >= 0 else world
+            w, dw, al = turn.back(w0), turn.back(dw0), turn.back(al0 + U0 @ place)
+            speed, angular_speed = _motion(link, v)
+            change, angular_change = _motion(link, a)
+            al = al + change + ca.cross(2.0 * w + angular_speed, speed)
+            dw = dw + ca.cross(w, angular_speed) + angular_change
+            w = w + angular_speed
+            U = _spin(w, dw)
+            motions.append((w, dw, al, U))
+            first = _constant(link.first)
+            forces.append(link.mass * al + U @ first if link.mass else U @ first)
+            moments.append(ca.cross(first, al) + _axial(U, _constant(link.second)))
+        result = ca.SX(body.nv, 1)
+        for i in reversed(range(len(body.links))):
+            link = body.links[i]
+            result[link.v : link.v + link.nv] = _felt(link, forces[i], moments[i])
+            if link.parent >= 0:
+                force, moment = self._carried(i, forces[i], moments[i])
+                forces[link.parent] += force
+                moments[link.parent] += moment
+        return result + _constant(body.armature) * a
+
+    def mass_matrix(self) -> SX:
+        """M (nv, nv), with the rotors' inertia."""
+        rows = self._mass_rows()
+        result = ca.SX(self.body.nv, self.body.nv)
+        for i, row in enumerate(rows):
+            for j, value in row.items():
+                result[i, j] = result[j, i] = value
+        return result
+
+    def _mass_rows(self, extra: np.ndarray | None = None) -> list[dict[int, SX]]:
+        """Of each degree of freedom, the entries of M for itself and the ones that carry it."""
+        body = self.body
+        armature = body.armature if extra is None else body.armature + extra
+        mass: list[float] = [link.mass for link in body.links]
+        first = [_constant(link.first) for link in body.links]
+        second = [_constant(link.second) for link in body.links]
+        rows: list[dict[int, SX]] = [{} for _ in range(body.nv)]
+        for i in reversed(range(len(body.links))):
+            link = body.links[i]
+            for k in range(link.nv):
+                force, moment = _momentum(link, k, mass[i], first[i], second[i])
+                row, at = rows[link.v + k], i
+                felt = _felt(link, force, moment)
+                for j in range(k + 1):
+                    row[link.v + j] = felt[j]
+                row[link.v + k] = row[link.v + k] + armature[link.v + k]
+                while body.links[at].parent >= 0:
+                    force, moment = self._carried(at, force, moment)
+                    at = body.links[at].parent
+                    felt = _felt(body.links[at], force, moment)
+                    for j in range(body.links[at].nv):
+                        row[body.links[at].v + j] = felt[j]
+            if link.parent >= 0:
+                place, turned = self._places[i], self._turns[i].forth(first[i])
+                across = place @ (turned + 0.5 * mass[i] * place).T
+                mass[link.parent] += mass[i]
+                first[link.parent] += turned + mass[i] * place
+                second[link.parent] += self._turns[i].tensor(second[i]) + across + across.T
+        return rows
+
+    def factors(self, extra: np.ndarray | None = None) -> "Factors":
+        """M = L' D L, with `extra` (nv,) added to the rotors' inertia."""
+        return Factors(self.body, self._mass_rows(extra))
+
+    def forward_dynamics(self, v: SX, force: SX) -> SX:
+        """Accelerations (nv, 1) under generalised forces `force` (nv, 1) at velocity `v` (nv, 1)."""
+        bias = self.inverse_dynamics(v, ca.SX(self.body.nv, 1))
+        return self.factors().solve(force - bias)
+
+    def _carried(self, i: int, force: SX, moment: SX) -> tuple[SX, SX]:
+        """A force and a moment about the origin of link `i`, in the axes of its parent and about that one's origin."""
+        force = self._turns[i].forth(force)
+        return force, self._turns[i].forth(moment) + ca.cross(self._places[i], force)
+
+    def frames(self, names: list[str] | tuple[str, ...], v: SX) -> list[Frame]:
+        """The frames of these names at velocity `v` (nv, 1).
+
+        Raises:
+            UnknownName: the model has no such frame.
+        """
+        return [self._frame(*self.body.frame(name), v) for name in names]
+
+    def _frame(self, link: int, axes: np.ndarray, place: np.ndarray, v: SX) -> Frame:
+        chain = []
+        while link >= 0:
+            chain.append(link)
+            link = self.body.links[link].parent
+        position, rotation = ca.SX(3, 1), ca.SX(ca.DM.eye(3))
+        w = speed = ca.SX(3, 1)  # in the link's own axes
+        for i in reversed(chain):
+            joint, turn = self.body.links[i], self._turns[i]
+            position = position + rotation @ self._places[i]
+            rotation = turn.after(rotation)
+            linear, angular = _motion(joint, v)
+            speed = turn.back(speed + ca.cross(w, self._places[i])) + linear
+            w = turn.back(w) + angular
+        offset = _constant(place)
+        return Frame(
+            position=position + rotation @ offset,
+            rotation=rotation @ _constant(axes),
+            velocity=rotation @ (speed + ca.cross(w, offset)),
+            angular_velocity=rotation @ w,
+        )
+
+
+class Factors:
+    """M = L' D L of a rigid body, L with ones on its diagonal and entries only for what carries a degree of freedom.
+
+    Attributes:
+        lower: of each degree of freedom, the entries of L for the ones that carry it.
+        inverse: 1 / D of each.
+    """
+
+    def __init__(self, body: RigidBody, rows: list[dict[int, SX]]) -> None:
+        self._ancestors = body.ancestors
+        rows = [dict(row) for row in rows]
+        self.inverse: list[SX] = [None] * len(rows)
+        for k in reversed(range(len(rows))):
+            self.inverse[k] = 1.0 / rows[k][k]
+            chain = self._ancestors[k]
+            for at, i in enumerate(chain):
+                factor = rows[k][i] * self.inverse[k]
+                for j in (i, *chain[at + 1 :]):
+                    rows[i][j] = rows[i][j] - factor * rows[k][j]
+                rows[k][i] = factor
+        self.lower = rows
+
+    def solve(self, right: SX) -> SX:
+        """M^-1 `right`, (nv, n) -> (nv, n)."""
+        rows = [right[k, :] for k in range(right.shape[0])]
+        for k in reversed(range(len(rows))):
+            for i in self._ancestors[k]:
+                rows[i] = rows[i] - self.lower[k][i] * rows[k]
+        for k in range(len(rows)):
+            rows[k] = rows[k] * self.inverse[k]
+            for i in self._ancestors[k]:
+                rows[k] = rows[k] - self.lower[k][i] * rows[i]
+        return ca.vertcat(*rows)
+
+
+class _Turn:
+    """The rotation from a link's axes to its parent's: a constant one after the joint's own."""
+
+    def __init__(self, constant: np.ndarray) -> None:
+        self._constant = _constant(constant)
+        self._joint: SX | None = None
+        self._sine_cosine: tuple[SX, SX] | None = None
+
+    def about_z(self, cosine: SX, sine: SX) -> None:
+        self._sine_cosine = sine, cosine
+        joint = ca.SX(3, 3)
+        joint[0, 0] = joint[1, 1] = cosine
+        joint[0, 1], joint[1, 0] = -sine, sine
+        joint[2, 2] = 1.0
+        self._joint = joint
+
+    def by(self, rotation: SX) -> None:
+        self._joint = rotation
+
+    def forth(self, x: SX) -> SX:
+        """Vectors (3, n) in the link's axes, in those of the parent."""
+        return self._constant @ (x if self._joint is None else self._joint @ x)
+
+    def back(self, x: SX) -> SX:
+        """Vectors (3, n) in the parent's axes, in those of the link."""
+        x = self._constant.T @ x
+        return x if self._joint is None else self._joint.T @ x
+
+    def after(self, rotation: SX) -> SX:
+        """The rotation (3, 3) from the parent's axes to others, as that from the link's to those."""
+        rotation = rotation @ self._constant
+        return rotation if self._joint is None else rotation @ self._joint
+
+    def tensor(self, x: SX) -> SX:
+        """A symmetric tensor (3, 3) in the link's axes, in those of the parent."""
+        if self._sine_cosine is not None:
+            # With e = 2 c x_xy - s (x_yy - x_xx): x_xx - s e, x_yy + s e, c e - x_xy; 16 operations instead of 40.
+            s, c = self._sine_cosine
+            e = 2.0 * (c * x[0, 1]) - s * (x[1, 1] - x[0, 0])
+            turned = ca.SX(3, 3)
+            turned[0, 0], turned[1, 1], turned[2, 2] = x[0, 0] - s * e, x[1, 1] + s * e, x[2, 2]
+            turned[0, 1] = turned[1, 0] = c * e - x[0, 1]
+            turned[0, 2] = turned[2, 0] = c * x[0, 2] - s * x[1, 2]
+            turned[1, 2] = turned[2, 1] = s * x[0, 2] + c * x[1, 2]
+            x = turned
+        elif self._joint is not None:
+            x = self._joint @ x @ self._joint.T
+        return self._constant @ x @ self._constant.T
+
+
+def _motion(link: Link, v: SX) -> tuple[SX, SX]:
+    """The joint's linear and angular velocity (3, 1) each, in the link's axes."""
+    along, about = ca.SX(3, 1), ca.SX(3, 1)
+    if link.kind in TURNING:
+        about[2] = v[link.v]
+    elif link.kind == "prismatic":
+        along[2] = v[link.v]
+    elif link.kind == "spherical":
+        about = v[link.v : link.v + 3]
+    else:
+        along, about = v[link.v : link.v + 3], v[link.v + 3 : link.v + 6]
+    return along, about
+
+
+def _felt(link: Link, force: SX, moment: SX) -> SX:
+    """What the joint's degrees of freedom (nv, 1) feel of a force and of a moment about the link's origin."""
+    if link.kind in TURNING:
+        return moment[2]
+    if link.kind == "prismatic":
+        return force[2]
+    return moment if link.kind == "spherical" else ca.vertcat(force, moment)
+
+
+def _momentum(link: Link, k: int, mass: float, first: SX, second: SX) -> tuple[SX, SX]:
+    """Momentum and that about the origin, (3, 1) each, at unit velocity of the joint's k-th degree of freedom."""
+    turning = link.kind in (*TURNING, "spherical") or (link.kind == "free" and k >= 3)
+    axis = np.zeros(3)
+    axis[2 if link.nv == 1 else k % 3] = 1.0
+    e = _constant(axis)
+    if turning:
+        return ca.cross(e, first), ca.trace(second) * e - second @ e
+    return mass * e, ca.cross(first, e)
+
+
+def _spin(w: SX, dw: SX) -> SX:
+    """U = [dw]x + [w]x [w]x."""
+    x, y, z = w[0], w[1], w[2]
+    xx, yy, zz, xy, xz, yz = x * x, y * y, z * z, x * y, x * z, y * z
+    return ca.blockcat(
+        [
+            [-(yy + zz), xy - dw[2], xz + dw[1]],
+            [xy + dw[2], -(xx + zz), yz - dw[0]],
+            [xz - dw[1], yz + dw[0], -(xx + yy)],
+        ]
+    )
+
+
+def _axial(U: SX, J: SX) -> SX:
+    """sum(m r x (U r)) (3, 1) of masses with second moments `J`."""
+
+    def entry(i: int, j: int) -> SX:
+        return U[i, :] @ J[:, j]
+
+    return ca.vertcat(entry(2, 1) - entry(1, 2), entry(0, 2) - entry(2, 0), entry(1, 0) - entry(0, 1))
+
+
+def _rotation(quaternion: SX) -> SX:
+    """The rotation (3, 3) of the unit quaternion (x, y, z, w)."""
+    x, y, z, w = (quaternion[k] for k in range(4))
+    x2, y2, z2 = 2.0 * x, 2.0 * y, 2.0 * z
+    return ca.blockcat(
+        [
+            [1.0 - (y2 * y + z2 * z), x2 * y - z2 * w, x2 * z + y2 * w],
+            [x2 * y + z2 * w, 1.0 - (x2 * x + z2 * z), y2 * z - x2 * w],
+            [x2 * z - y2 * w, y2 * z + x2 * w, 1.0 - (x2 * x + y2 * y)],
+        ]
+    )
+
+
+def _load(link: Link, mass: float, first: np.ndarray, second: np.ndarray) -> None:
+    """Adds what is fixed to the link, given by its moments in the link's frame."""
+    link.mass, link.first, link.second = link.mass + mass, link.first + first, link.second + second
+
+
+def _constant(array: np.ndarray) -> SX:
+    """A constant whose zeros are structural."""
+    return ca.SX(ca.sparsify(ca.DM(array)))
+
+
+def _rounded(array: np.ndarray) -> np.ndarray:
+    nearest = np.round(array)
+    return np.where(np.abs(array - nearest) < ROUNDING, nearest, array)
+
+
+def _aligned(axis: np.ndarray) -> np.ndarray:
+    """A rotation (3, 3) that takes the z axis to the unit vector `axis`, with as many zeros as can be."""
+    axis = _rounded(axis / np.linalg.norm(axis))
+    if axis[2] == 1.0:
+        return np.eye(3)
+    side = np.zeros(3)
+    side[np.argmin(np.abs(axis))] = 1.0
+    across = np.cross(axis, side)
+    across /= np.linalg.norm(across)
+    return np.column_stack([np.cross(across, axis), across, axis])
+
+
+def _elementary(joint: Any, name: str) -> list[tuple[str, np.ndarray, Any, int, int]]:
+    """The revolute, prismatic, spherical and free joints that pinocchio's joint is made of, one after the other.
+
+    Returns:
+        of each: its kind, its axis (3,), its placement after the one before, and where its entries begin in q and v.
+    """
+    import pinocchio as pin
+
+    kind, there = joint.shortname().removeprefix("JointModel"), pin.SE3.Identity()
+    if kind == "Composite":
+        parts = joint.extract()
+        return [
+            (simple, axis, placement * inner, q, v)
+            for part, placement in zip(parts.joints, parts.jointPlacements)
+            for simple, axis, inner, q, v in _elementary(part, name)
+        ]
+    if kind in ("Translation", "SphericalZYX"):
+        simple, axes = ("prismatic", np.eye(3)) if kind == "Translation" else ("revolute", np.eye(3)[::-1])
+        return [(simple, axis, there, joint.idx_q + i, joint.idx_v + i) for i, axis in enumerate(axes)]
+    if kind not in _KINDS:
+        raise ValueError(f"joint {name!r} is of pinocchio's kind {kind}; supported are: {SUPPORTED}")
+    axis = np.array([0.0, 0.0, 1.0])
+    if joint.nv == 1:  # then the joint's motion is constant, along or about the axis
+        axis = joint.createData().S.reshape(2, 3).sum(0)
+    return [(_KINDS[kind], axis, there, joint.idx_q, joint.idx_v)]
+
+
+_KINDS = {
+    **dict.fromkeys(("RX", "RY", "RZ", "RevoluteUnaligned"), "revolute"),
+    **dict.fromkeys(("RUBX", "RUBY", "RUBZ", "RevoluteUnboundedUnaligned"), "continuous"),
+    **dict.fromkeys(("PX", "PY", "PZ", "PrismaticUnaligned"), "prismatic"),
+    "Spherical": "spherical",
+    "FreeFlyer": "free",
+}
