@@ -11,6 +11,7 @@ from ..robots.task import Task
 from .codegen import rows
 from .compiled import PHYSICS, Compiled
 from .interface import Rollout, State, available_cores, full_state
+from .mujoco_derivatives import MujocoDerivatives
 
 
 @dataclass
@@ -79,7 +80,7 @@ class _Rollout(Rollout):
         return self._buffers.columns
 
 
-class MujocoDynamics:
+class MujocoDynamics(MujocoDerivatives):
     """MuJoCo's model of a task's robot, rolled out on all cores by `mujoco.rollout`.
 
     Results do not depend on the number of threads: every candidate starts from the same full state, solver warm start
