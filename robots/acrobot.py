@@ -12,7 +12,53 @@ from .layout import Reading, View
 from .rewards import tolerance
 from .shaping import column, missing
 from .suite import suite_spec, suite_start
+from .symbolic import SX, Symbolic, moment, motion_of
 from .task import Robot, Task, Term
+
+
+def symbolic() -> Symbolic:
+    """The links' motion, with the numbers of MuJoCo's model.
+
+    For the angles a_1 and a_2 from upright and their rates w_1 and w_2 it is
+
+        A w_1' + C cos(a_2 - a_1) w_2' = C sin(a_2 - a_1) w_2^2 + G_1 sin a_1 + t_1 - t_2
+        C cos(a_2 - a_1) w_1' + B w_2' = -C sin(a_2 - a_1) w_1^2 + G_2 sin a_2 + t_2
+
+    with t_1, t_2 the torques at shoulder and elbow (Spong, The swing up control problem for the acrobot, 1995). It is
+    written for the joints' angles, a_1 and a_2 - a_1, to whose inertias armatures and dampings add.
+    """
+    import casadi as ca
+
+    model = ROBOT.model
+    first, second = model.body("upper_arm"), model.body("lower_arm")
+    length, gravity = float(second.pos[2]), float(-model.opt.gravity[2])
+    m1, m2, c1, c2 = (float(v) for v in (first.mass[0], second.mass[0], first.ipos[2], second.ipos[2]))
+    a = moment(model, "upper_arm", 1) + m1 * c1 * c1 + m2 * length * length
+    b = moment(model, "lower_arm", 1) + m2 * c2 * c2
+    c = m2 * length * c2
+    weights = (gravity * (m1 * c1 + m2 * length), gravity * m2 * c2)
+    armature = [float(v) for v in model.dof_armature]
+    damping = [float(v) for v in model.dof_damping]
+    gear = float(model.actuator_gear[0, 0])
+
+    def derivative(x: SX, u: SX, h: float) -> SX:
+        w1, w2 = x[2], x[2] + x[3]
+        bend = c * ca.sin(x[1])
+        mixed = c * ca.cos(x[1])
+        shoulder = -damping[0] * x[2]
+        elbow = gear * u[0] - damping[1] * x[3]
+        alone = -bend * w1 * w1 + weights[1] * ca.sin(x[0] + x[1])  # on the second link's angle
+        whole = bend * w2 * w2 + weights[0] * ca.sin(x[0]) + alone
+        # Of the joints' inertia, (a + b + 2 mixed, b + mixed; b + mixed, b), armatures and dampings on its diagonal.
+        m11 = a + b + 2.0 * mixed + armature[0] + h * damping[0]
+        m12 = b + mixed
+        m22 = b + armature[1] + h * damping[1]
+        f1, f2 = whole + shoulder, alone + elbow
+        scale = 1.0 / (m11 * m22 - m12 * m12)
+        return ca.vertcat(x[2], x[3], scale * (m22 * f1 - m12 * f2), scale * (m11 * f2 - m12 * f1))
+
+    return Symbolic(derivative=derivative, **motion_of(model))
+
 
 ROBOT = Robot(
     name="acrobot",
@@ -24,6 +70,7 @@ ROBOT = Robot(
         Reading.qvel("elbow_velocity", 1),
     ),
     dt=0.01,
+    symbolic=symbolic,
 )
 
 
@@ -194,7 +241,7 @@ def _task(name: str, sparse: bool) -> Task:
             Term("energy", smooth.off_top, weight=2.0),
             Term("distance", smooth.off_target, weight=0.025),
             Term("link_velocity", smooth.speed_at_target, weight=0.002),
-            Term("whirl", smooth.whirl, weight=0.0, terminal_weight=25.0),
+            Term("whirl", smooth.whirl, weight=0.3, terminal_weight=50.0),
             Term("fold", smooth.fold, weight=0.1),
             Term("catch", _Catch().effort, weight=0.1),
         ),

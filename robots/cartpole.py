@@ -8,7 +8,44 @@ from .layout import Reading, View
 from .rewards import tolerance
 from .shaping import column, missing
 from .suite import suite_spec, suite_start
+from .symbolic import SX, Symbolic, joint_limit, moment, motion_of
 from .task import Robot, Task, Term
+
+
+def symbolic() -> Symbolic:
+    """The cart's and the pole's motion, with the numbers of MuJoCo's model and its soft ends of the rail.
+
+    With M, m the masses of cart and pole, l from the hinge to the pole's centre of mass, I its moment of inertia there,
+
+        (M + m) x'' + m l cos(q) q'' = k u - d_x x' + m l sin(q) q'^2 + (force of the rail's ends)
+        m l cos(q) x'' + (I + m l^2) q'' = m g l sin(q) - d_q q'
+    """
+    import casadi as ca
+
+    model = ROBOT.model
+    pole = model.body("pole_1")
+    mass, lever = float(pole.mass[0]), float(pole.ipos[2])
+    both = float(model.body("cart").mass[0]) + mass + float(model.dof_armature[0])
+    turning = moment(model, "pole_1", 1) + mass * lever * lever + float(model.dof_armature[1])
+    gravity, gear = float(-model.opt.gravity[2]), float(model.actuator_gear[0, 0])
+    friction = [float(d) for d in model.dof_damping]
+    rail = joint_limit(model, "slider")
+
+    def derivative(x: SX, u: SX, h: float) -> SX:
+        sine, cosine = ca.sin(x[1]), ca.cos(x[1])
+        coupling = mass * lever * cosine
+        push = gear * u[0] - friction[0] * x[2] + mass * lever * sine * x[3] * x[3]
+        twist = mass * gravity * lever * sine - friction[1] * x[3]
+        cart, pole = both + h * friction[0], turning + h * friction[1]
+        scale = 1.0 / (cart * pole - coupling * coupling)
+        free = scale * (pole * push - coupling * twist)
+        push = push + rail(x[0], x[2], free, scale * pole)
+        return ca.vertcat(
+            x[2], x[3], scale * (pole * push - coupling * twist), scale * (cart * twist - coupling * push)
+        )
+
+    return Symbolic(derivative=derivative, **motion_of(model))
+
 
 ROBOT = Robot(
     name="cartpole",
@@ -20,6 +57,7 @@ ROBOT = Robot(
         Reading.qvel("pole_velocity", 1),
     ),
     dt=0.01,
+    symbolic=symbolic,
 )
 
 

@@ -8,7 +8,27 @@ from .layout import Reading, View
 from .rewards import tolerance
 from .shaping import column, missing
 from .suite import suite_spec, suite_start
+from .symbolic import SX, Symbolic, moment, motion_of
 from .task import Robot, Task, Term
+
+
+def symbolic() -> Symbolic:
+    """(I + m l^2) a = m g l sin(q) - d v + k u, with the numbers of MuJoCo's model."""
+    import casadi as ca
+
+    model = ROBOT.model
+    pole, hinge = model.body("pole"), int(model.jnt_dofadr[0])
+    lever = float(pole.ipos[2])
+    inertia = moment(model, "pole", 1) + float(pole.mass[0]) * lever * lever + float(model.dof_armature[hinge])
+    weight = float(-model.opt.gravity[2]) * float(pole.mass[0]) * lever
+    damping, gear = float(model.dof_damping[hinge]), float(model.actuator_gear[0, 0])
+
+    def derivative(x: SX, u: SX, h: float) -> SX:
+        torque = weight * ca.sin(x[0]) - damping * x[1] + gear * u[0]
+        return ca.vertcat(x[1], torque / (inertia + h * damping))
+
+    return Symbolic(derivative=derivative, **motion_of(model))
+
 
 ROBOT = Robot(
     name="pendulum",
@@ -18,6 +38,7 @@ ROBOT = Robot(
         Reading.qvel("pole_velocity", 0),
     ),
     dt=0.02,
+    symbolic=symbolic,
 )
 
 UPRIGHT = math.cos(math.radians(8.0))

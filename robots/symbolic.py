@@ -110,3 +110,43 @@ def motion_of(model: mujoco.MjModel) -> dict[str, Any]:
         "integrator": known[integrator],
         "quaternions": tuple(starts),
     }
+
+
+def joint_limit(model: mujoco.MjModel, joint: str) -> Callable[[SX, SX, SX, SX], SX]:
+    """MuJoCo's soft limits of a hinge or slide `joint`, as the force on it that is exact for one limit at a time.
+
+    A constraint at distance r < 0 past the limit wants the acceleration b v + k d r back, and yields by R: with a the
+    acceleration without it and A the inverse of the inertia that it feels, its force is (-a - b v - k d r) / (A + R),
+    where that pushes ("Computation" in MuJoCo's documentation; `solreflimit` gives b and k, `solimplimit` the impedance
+    d and R = (1 - d)/d times the inverse inertia of the reference pose).
+
+    Returns:
+        (position, velocity, acceleration a without the limit, A) -> the force [N or N m].
+    """
+    import casadi as ca
+
+    at = model.joint(joint).id
+    dof = int(model.jnt_dofadr[at])
+    low, high = (float(v) for v in model.jnt_range[at])
+    least, most, width, middle, power = (float(v) for v in model.jnt_solimp[at])
+    time, ratio = (float(v) for v in model.jnt_solref[at])
+    time = max(time, 2.0 * float(model.opt.timestep))
+    stiffness, damping = 1.0 / (most * time * ratio) ** 2, 2.0 / (most * time)
+    reference = float(model.dof_invweight0[dof])
+
+    def one_side(distance: SX, velocity: SX, acceleration: SX, felt: SX) -> SX:
+        depth = ca.fmin(ca.fabs(distance) / width, 1.0)
+        rising = (1.0 / middle ** (power - 1.0)) * depth**power
+        falling = 1.0 - (1.0 / (1.0 - middle) ** (power - 1.0)) * (1.0 - depth) ** power
+        impedance = least + (most - least) * ca.if_else(depth <= middle, rising, falling)
+        yielding = (1.0 - impedance) / impedance * reference
+        wanted = -damping * velocity - stiffness * impedance * distance
+        force = (wanted - acceleration) / (felt + yielding)
+        return ca.if_else(distance < 0.0, ca.fmax(force, 0.0), 0.0)
+
+    def force(position: SX, velocity: SX, acceleration: SX, felt: SX) -> SX:
+        return one_side(position - low, velocity, acceleration, felt) - one_side(
+            high - position, -velocity, -acceleration, felt
+        )
+
+    return force

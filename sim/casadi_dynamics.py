@@ -1,0 +1,305 @@
+"""The `casadi` dynamics: a robot in closed form as native code, candidates in SIMD lanes on all cores; and derivatives.
+
+Of a rollout, each thread makes one call, which loops over steps: a candidate's state goes from step to step within the
+processor's first cache.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from ..robots.symbolic import Symbolic
+from ..robots.task import Task
+from .closed_form import ClosedForm, diverged
+from .codegen import Kernel, rows
+from .integrators import ControlStep, difference
+from .interface import Rollout, SimulationError, State, available_cores, check_candidates
+from .linearization import Linearization, Trajectories
+
+LINE = 8
+"""Numbers in a line of the processor's cache: whole lines are written fastest, and no thread waits for another's."""
+
+ALONE = 4000
+"""Steps of candidates below which more threads would cost more than they bring."""
+
+
+class _Buffers:
+    """Memory for N candidates of H steps: readings and state (H+1, slots, N), candidates contiguous for the lanes.
+
+    It is kept between rollouts: fresh pages would cost as much as the work.
+    """
+
+    def __init__(self, model: ClosedForm, kernel: Kernel, threads: int, candidates: int, horizon: int) -> None:
+        self.kernel, self.candidates, self.horizon = kernel, candidates, horizon
+        share = -(-candidates // (LINE * threads)) * LINE
+        alone = candidates * horizon < ALONE
+        self.parts = [slice(0, candidates)] if alone else [slice(i, i + share) for i in range(0, candidates, share)]
+        self.memory = _aligned(horizon + 1, model.slots, candidates)
+        self.y = self.memory[:, : model.robot.layout.size, :candidates].transpose(2, 0, 1)[None]  # (1, N, H+1, ny)
+        ends = rows(self.memory, 1, None, 0)  # of each slot and place for a candidate, at the first step
+        ends = ends.reshape(model.slots, -1, 3)[:, 0].copy()
+        ends[:, 1] = self.memory.strides[2]
+        after = ends.copy()
+        after[:, 0] += self.memory.strides[0]
+        self.before, self.after = ends[model.homes], after[[*model.homes, *model.derived]]
+        self.calls: list[Callable[[], None]] = []
+        self.columns = np.empty((0, 0, 3), np.int64)
+        self.readings = after[: model.robot.layout.size]
+        self.controls: np.ndarray | None = None
+
+    def bind(self, controls: np.ndarray) -> None:
+        """Takes the candidates from `controls` (N, H, nu), wherever they lie."""
+        known = self.controls
+        if known is not None and known.ctypes.data == controls.ctypes.data and known.strides == controls.strides:
+            return
+        u = rows(controls, 2, 0, 1)
+        if self.kernel.native:
+            table = np.concatenate((self.before, u, self.after))
+            self.calls = [self._call(table, part) for part in self.parts]
+        self.columns = np.concatenate((self.readings, u))[None]
+        self.controls = controls  # kept, for the tables point to it
+
+    def _call(self, table: np.ndarray, part: slice) -> Callable[[], None]:
+        """The rollout of the candidates `part`."""
+        table = table.copy()
+        table[:, 0] += part.start * table[:, 1]
+        return self.kernel.bind(min(part.stop, self.candidates) - part.start, self.horizon, table)
+
+
+class _Rollout(Rollout):
+    """Readings that lie at the same places for as long as the candidates do."""
+
+    def __init__(self, buffers: _Buffers, valid: np.ndarray) -> None:
+        super().__init__(buffers.y, valid)
+        self._buffers = buffers
+
+    def columns(self, controls: np.ndarray) -> np.ndarray:
+        """See `Rollout.columns`."""
+        self._buffers.bind(np.require(controls, float, "A"))
+        return self._buffers.columns
+
+
+class CasadiDynamics:
+    """A task's robot in closed form, compiled: `Dynamics` with derivatives (`linearization.Differentiable`).
+
+    Controls are clamped by the actuators' limits in rollouts, as in MuJoCo; derivatives are those of the motion without
+    limits, which planners keep to by themselves.
+
+    Args:
+        task: whose robot is modelled.
+        symbolic: its motion, by default the robot's own.
+        threads: that roll out; by default one for each core that this process may use.
+
+    Attributes:
+        tangent: n, dimensions of a small change of state.
+        step: a control period as CasADi functions, for what plans on expressions.
+
+    Raises:
+        ValueError: as `ClosedForm`.
+    """
+
+    def __init__(self, task: Task, symbolic: Symbolic | None = None, threads: int | None = None) -> None:
+        self.dt = task.robot.dt
+        self.model = ClosedForm(task, symbolic)
+        self.tangent = self.model.symbolic.tangent
+        self.threads = threads or available_cores()
+        self._kernel = self.model.moves
+        self._buffers: dict[tuple[int, int], _Buffers] = {}
+        self._pool = ThreadPoolExecutor(max(self.threads - 1, 1))  # its threads begin when they are first needed
+
+    @property
+    def step(self) -> ControlStep:
+        """See the class."""
+        return self.model.step
+
+    def rollout(self, state: State, controls: np.ndarray, rng: np.random.Generator | None = None) -> Rollout:
+        """Predicts from `state` under each of the candidates `controls` (N, H, nu).
+
+        Raises:
+            ValueError: `state` has no `x`, or `controls` another shape.
+        """
+        begin = self.model.unpack(state)
+        controls = np.require(check_candidates(controls, self.model.symbolic.nu), float, "A")
+        b = self._prepare(*controls.shape[:2])
+        self._begin(b, state, begin)
+        b.bind(controls)
+        if self._kernel.native:
+            first, *others = b.calls
+            running = [self._pool.submit(call) for call in others]
+            first()
+            for other in running:
+                other.result()
+        else:
+            self._interpret(b, controls)
+        bad = diverged(b.memory[-1, self.model.homes, : b.candidates])
+        return _Rollout(b, ~bad[None])
+
+    def _prepare(self, n: int, horizon: int) -> _Buffers:
+        key = (n, horizon)
+        if key not in self._buffers:
+            if len(self._buffers) >= 8:
+                self._buffers.pop(next(iter(self._buffers)))
+            self._buffers[key] = _Buffers(self.model, self._kernel, self.threads, n, horizon)
+        return self._buffers[key]
+
+    def _begin(self, b: _Buffers, state: State, x: np.ndarray) -> None:
+        """Puts all candidates at `state`, and writes what no motion changes."""
+        ny, model = self.model.robot.layout.size, self.model
+        b.memory[0, :ny] = state.y[:, None]
+        b.memory[0, ny:] = 0.0
+        hidden = model.homes >= ny
+        b.memory[0, model.homes[hidden]] = x[hidden, None]
+        # What is rolled out is the state: readings may have come from sensors with noise.
+        b.memory[0, model.homes] = x[:, None]
+        for entry in model.constant:
+            b.memory[1:, entry] = state.y[entry]
+        for entry in model.clocks:
+            b.memory[1:, entry] = state.time + self.dt * np.arange(1, b.horizon + 1)[:, None]
+
+    def _interpret(self, b: _Buffers, controls: np.ndarray) -> None:
+        """The rollout by CasADi's interpreter, all candidates a step."""
+        model, n = self.model, b.candidates
+        x = b.memory[0, model.homes, :n].T
+        for k in range(b.horizon):
+            found = self._kernel(x, controls[:, k])
+            x = found[0] if model.derived else found
+            b.memory[k + 1, model.homes, :n] = x.T
+            if model.derived:
+                b.memory[k + 1, model.derived, :n] = found[1].T
+
+    def advance(self, state: State, controls: np.ndarray) -> State:
+        """The predicted state after `controls` (k, nu).
+
+        Raises:
+            SimulationError: the prediction diverged.
+            ValueError: `state` has no `x`, or `controls` another shape.
+        """
+        packed = self.model.packed(state)
+        x = packed[: self.model.symbolic.nx]
+        for u in check_candidates(controls[None], self.model.symbolic.nu)[0]:
+            x = _first(self._kernel(x, u))
+        if diverged(x):
+            raise SimulationError("the prediction diverged")
+        packed = np.concatenate((x, packed[len(x) :]))
+        after = self.model.state(state.time + len(controls) * self.dt, packed)
+        after.y[self.model.constant] = state.y[self.model.constant]
+        return after
+
+    # Derivatives -----------------------------------------------------------------------------------------------------
+
+    def difference(self, x: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """The tangent vectors (..., n) that lead from `other` (..., nx) to `x` (..., nx)."""
+        return difference(self.model.symbolic, x, other)
+
+    def linearize(self, x: np.ndarray, u: np.ndarray) -> Linearization:
+        """The linear model along states `x` (H+1, nx) and controls `u` (H, nu); gaps between steps are allowed.
+
+        Raises:
+            ValueError: arrays of other shapes.
+        """
+        if len(x) != len(u) + 1:
+            raise ValueError(f"{len(x)} states and {len(u)} controls: there must be one state more")
+        horizon, n, observes = len(u), self.tangent, self.model.observes
+        a, b = self.model.linear(x[:-1], u)
+        c = observes(x) if isinstance(observes, Kernel) else np.repeat(observes[None], len(x), 0)
+        # A kernel has no matrices of a single column.
+        return Linearization(a.reshape(horizon, n, n), b.reshape(horizon, n, -1), c.reshape(horizon + 1, -1, n))
+
+    def curvature(self, x: np.ndarray, u: np.ndarray, p: np.ndarray) -> np.ndarray:
+        """Second derivatives (H, n + nu, n + nu) of p' (the next state), by tangent vectors of x and by u.
+
+        Args:
+            x: states (H, nx).
+            u: controls (H, nu).
+            p: tangent covectors (H, n) at each step's end.
+        """
+        size = self.tangent + self.model.symbolic.nu
+        return self.model.curved(x, u, p).reshape(-1, size, size)
+
+    def policy_rollout(
+        self,
+        state: State,
+        x: np.ndarray,
+        u: np.ndarray,
+        feedforward: np.ndarray,
+        feedback: np.ndarray,
+        steps: np.ndarray,
+        limits: np.ndarray,
+    ) -> Trajectories:
+        """Rolls out N policies about a reference, see `Differentiable.policy_rollout`.
+
+        Raises:
+            ValueError: `state` has no `x`, or arrays do not fit each other.
+        """
+        model, s = self.model, self.model.symbolic
+        begin = model.unpack(state)
+        n, horizon = len(steps), len(u)
+        wanted = {
+            "x": (np.shape(x), (horizon + 1, s.nx)),
+            "u": (np.shape(u), (horizon, s.nu)),
+            "feedforward": (np.shape(feedforward), (horizon, s.nu)),
+            "feedback": (np.shape(feedback), (horizon, s.nu, s.tangent)),
+            "steps": (np.shape(steps), (n,)),
+            "limits": (np.shape(limits), (2, s.nu)),
+        }
+        for name, (given, fit) in wanted.items():
+            if given != fit:
+                raise ValueError(f"{name} has shape {given}, not {fit}")
+        memory = _aligned(horizon + 1, model.slots, n)
+        chosen = _aligned(horizon, s.nu, n)
+        ny = model.robot.layout.size
+        memory[0, :ny] = state.y[:, None]
+        memory[0, model.homes] = begin[:, None]
+        memory[1:, model.constant] = state.y[model.constant, None]
+        memory[1:, model.clocks] = state.time + self.dt * np.arange(1, horizon + 1)[:, None, None]
+        kernel = model.follows
+        if kernel.native:
+            references = [np.ascontiguousarray(a, float) for a in (x, u, feedforward, feedback)]
+            sizes, bounds = np.ascontiguousarray(steps, float), np.ascontiguousarray(limits, float)
+            place = rows(memory[:, :, 0], 1, None, 0)
+            place[:, 1] = memory.strides[2]
+            after = place.copy()
+            after[:, 0] += memory.strides[0]
+            control = rows(chosen[:, :, 0], 1, None, 0)
+            control[:, 1] = chosen.strides[2]
+            table = [place[model.homes], *(rows(a, 1, None, 0) for a in references)]
+            table += [rows(sizes[:, None], 1, 0, None), rows(bounds, 0, None, None)]  # low, high
+            table += [control, after[[*model.homes, *model.derived]]]
+            kernel.bind(n, horizon, np.concatenate(table))()
+        else:
+            now = np.repeat(begin[None], n, 0)
+            for k in range(horizon):
+                gain = np.reshape(feedback[k], kernel.inputs[4])
+                found = kernel(now, x[k], u[k], feedforward[k], gain, np.reshape(steps, (n, 1)), *limits)
+                chosen[k, :, :n], now = found[0].T, found[1]
+                memory[k + 1, model.homes, :n] = now.T
+                if model.derived:
+                    memory[k + 1, model.derived, :n] = found[2].T
+        states = memory[:, model.homes, :n].transpose(2, 0, 1)
+        return Trajectories(
+            x=states,
+            y=memory[:, :ny, :n].transpose(2, 0, 1),
+            u=chosen[:, :, :n].transpose(2, 0, 1),
+            valid=~diverged(memory[-1, model.homes, :n]),
+        )
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._pool.shutdown()
+
+
+def _first(found: Any) -> np.ndarray:
+    return found[0] if isinstance(found, tuple) else found
+
+
+def _aligned(steps: int, slots: int, candidates: int) -> np.ndarray:
+    """Zeros (steps, slots, at least `candidates`), every row at the beginning of a line.
+
+    A row has an odd number of lines: with a power of two, all rows would meet in a few places of the cache.
+    """
+    lines = -(-candidates // LINE) | 1
+    flat = np.zeros((steps * slots * lines + 1) * LINE)
+    first = -(flat.ctypes.data // flat.itemsize) % LINE
+    return flat[first : first + steps * slots * lines * LINE].reshape(steps, slots, lines * LINE)
