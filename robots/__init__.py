@@ -5,9 +5,10 @@ import warnings
 from . import external, plugins
 from .layout import Layout, Reading, View
 from .plugins import PluginError, UnknownName
-from .task import Parameter, Robot, Start, Task, Term
+from .task import Constraint, Parameter, Robot, Start, Task, Term
 
 __all__ = [
+    "Constraint",
     "Layout",
     "Parameter",
     "PluginError",

@@ -51,6 +51,20 @@ class Term:
 
 
 @dataclass(frozen=True)
+class Constraint:
+    """What must hold along a plan, by name: every entry of the residual is at most 0.
+
+    Planners that know constraints (`ilqr`, `nmpc`) keep to them; sampling planners see the task's terms only.
+
+    Attributes:
+        residual: (readings (..., ny) seen by name, u (..., nu), t [s]) -> (..., k).
+    """
+
+    name: str
+    residual: Callable[[View, Array, Array], Array]
+
+
+@dataclass(frozen=True)
 class Parameter:
     """A model field that a task draws at its start, such as a target's place: `array[object]` of the MuJoCo model.
 
@@ -160,6 +174,7 @@ class Task:
         goal: (readings seen by name) -> (...) bool, True where the task is achieved; by default reward at least 0.9
             under zero control.
         end: (readings seen by name) -> (...) bool, True where the episode terminates; by default never.
+        constraints: what plans must hold to.
     """
 
     name: str
@@ -171,6 +186,7 @@ class Task:
     trace: Callable[[View], Array] | None = None
     goal: Callable[[View], Array] | None = None
     end: Callable[[View], Array] | None = None
+    constraints: tuple[Constraint, ...] = ()
 
     def reward(self, y: Array, u: Array) -> Array:
         """Reward (...) of reaching readings `y` (..., ny) by control `u` (..., nu)."""
@@ -197,6 +213,12 @@ class Task:
     def terminal_cost(self, y: Array, u: Array, t: Array) -> Array:
         """The terminal terms' cost (...) at the horizon's last readings `y` (..., ny)."""
         return self._sum([(term, term.terminal_weight) for term in self.terms if term.terminal_weight], y, u, t)
+
+    def violations(self, y: Array, u: Array, t: Array) -> Array:
+        """All constraints' residuals (..., k), kept where at most 0, of readings `y` reached at `t` [s] by `u`."""
+        view = self.robot.layout(y)
+        residuals = [constraint.residual(view, u, t) for constraint in self.constraints]
+        return namespace(y).concatenate(residuals, axis=-1)
 
     def _sum(self, weighted: list[tuple[Term, float]], y: Array, u: Array, t: Array) -> Array:
         if not weighted:
