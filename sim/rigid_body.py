@@ -15,6 +15,7 @@ constant rotations keep their zeros. Of a body's mass, what would move the same 
 is given to that body (base parameters: Khalil and Bennis, 1994): m, one of h and one of J vanish for a revolute joint.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -195,10 +196,6 @@ class RigidBody:
         """The bodies in configuration `q` (nq, 1)."""
         return Posture(self, q)
 
-    def accelerations(self, q: SX, v: SX, force: SX) -> SX:
-        """Accelerations (nv, 1) in configuration `q` (nq, 1) with velocity `v` (nv, 1) under `force` (nv, 1)."""
-        return self.at(q).forward_dynamics(v, force)
-
 
 class Posture:
     """A rigid body's parts in one configuration, and what follows from where they are.
@@ -249,8 +246,15 @@ class Posture:
                 result[at] = v[link.v]
         return result
 
-    def inverse_dynamics(self, v: SX, a: SX) -> SX:
-        """Generalised forces (nv, 1) [N m, or N] for accelerations `a` (nv, 1) at velocity `v` (nv, 1)."""
+    def inverse_dynamics(self, v: SX, a: SX, *, origins: bool = False) -> SX:
+        """Generalised forces (nv, 1) [N m, or N] for accelerations `a` (nv, 1) at velocity `v` (nv, 1).
+
+        Args:
+            v: velocity.
+            a: its rate.
+            origins: take what `a` says of a free-flyer's linear velocity to be not its rate, but the acceleration of
+                the free-flyer's origin, in its own axes.
+        """
         body = self.body
         forces: list[SX] = []
         moments: list[SX] = []
@@ -261,7 +265,7 @@ class Posture:
             w, dw, al = turn.back(w0), turn.back(dw0), turn.back(al0 + U0 @ place)
             speed, angular_speed = _motion(link, v)
             change, angular_change = _motion(link, a)
-            al = al + change + ca.cross(2.0 * w + angular_speed, speed)
+            al = al + change + ca.cross(2.0 * w if origins else 2.0 * w + angular_speed, speed)
             dw = dw + ca.cross(w, angular_speed) + angular_change
             w = w + angular_speed
             U = _spin(w, dw)
@@ -323,23 +327,45 @@ class Posture:
         """M = L' D L, with `extra` (nv,) added to the rotors' inertia."""
         return Factors(self.body, self._mass_rows(extra))
 
-    def forward_dynamics(self, v: SX, force: SX) -> SX:
-        """Accelerations (nv, 1) under generalised forces `force` (nv, 1) at velocity `v` (nv, 1)."""
-        bias = self.inverse_dynamics(v, ca.SX(self.body.nv, 1))
-        return self.factors().solve(force - bias)
+    def forward_dynamics(self, v: SX, force: SX, *, origins: bool = False, extra: np.ndarray | None = None) -> SX:
+        """Accelerations (nv, 1) under generalised forces `force` (nv, 1) at velocity `v` (nv, 1).
+
+        Args:
+            v: velocity.
+            force: on each degree of freedom.
+            origins: give accelerations as `inverse_dynamics` takes them.
+            extra: inertia (nv,) that the joints feel beside the rotors'.
+        """
+        bias = self.inverse_dynamics(v, ca.SX(self.body.nv, 1), origins=origins)
+        return self.factors(extra).solve(force - bias)
+
+    def outward(self, x: SX) -> SX:
+        """Velocities, or forces, as columns (nv, n), the linear parts of free-flyers taken to the parent's axes."""
+        return self._faced(x, _Turn.forth)
+
+    def inward(self, x: SX) -> SX:
+        """Velocities, or forces, as columns (nv, n), the linear parts of free-flyers taken to their own axes."""
+        return self._faced(x, _Turn.back)
+
+    def _faced(self, x: SX, take: Callable[["_Turn", SX], SX]) -> SX:
+        x = ca.SX(x)
+        for link, turn in zip(self.body.links, self._turns):
+            if link.kind == "free":
+                x[link.v : link.v + 3, :] = take(turn, x[link.v : link.v + 3, :])
+        return x
 
     def _carried(self, i: int, force: SX, moment: SX) -> tuple[SX, SX]:
         """A force and a moment about the origin of link `i`, in the axes of its parent and about that one's origin."""
         force = self._turns[i].forth(force)
         return force, self._turns[i].forth(moment) + ca.cross(self._places[i], force)
 
-    def frames(self, names: list[str] | tuple[str, ...], v: SX) -> list[Frame]:
-        """The frames of these names at velocity `v` (nv, 1).
+    def frame(self, name: str, v: SX) -> Frame:
+        """The frame `name` at velocity `v` (nv, 1).
 
         Raises:
-            UnknownName: the model has no such frame.
+            UnknownName: the model has no such frame; the message lists those it has, and the nearest.
         """
-        return [self._frame(*self.body.frame(name), v) for name in names]
+        return self._frame(*self.body.frame(name), v)
 
     def _frame(self, link: int, axes: np.ndarray, place: np.ndarray, v: SX) -> Frame:
         chain = []

@@ -1,0 +1,197 @@
+"""The `pinocchio` dynamics and plant: any robot that touches nothing, as a rigid body in closed form.
+
+The bodies of the robot's MuJoCo model (an MJCF's or a URDF's, it does not matter) become a pinocchio Model, that one
+CasADi expressions (`rigid_body.py`), and these compiled code, as every robot in closed form does. Limits of joints are
+not part of the model: what keeps a motion within them is its task.
+"""
+
+from typing import Any
+
+import casadi as ca
+import mujoco
+import numpy as np
+
+from ..robots.layout import Reading
+from ..robots.symbolic import SX, Symbolic, motion_of
+from ..robots.task import Task
+from .casadi_dynamics import CasadiDynamics
+from .casadi_simulator import CasadiSimulator
+from .integrators import lifted
+from .pinocchio_model import FRAMES, left_out, pinocchio_model
+from .rigid_body import Posture, RigidBody
+
+Sensor = mujoco.mjtSensor
+
+
+def rigid(task: Task) -> Symbolic:
+    """The motion of the task's robot as that of rigid bodies, from its MuJoCo model.
+
+    Raises:
+        ValueError: something acts on the robot that rigid bodies by themselves do not do, such as contacts; the message
+            lists it.
+    """
+    model = task.robot.model
+    missing = left_out(model)
+    drawn = sorted({p.array for p in task.robot.parameters if p.array.split("_")[0] not in ("geom", "site", "light")})
+    missing += [f"{array} drawn anew for each episode" for array in drawn]
+    if missing:
+        raise ValueError(
+            f"the pinocchio model of {task.robot.name} would leave out: {'; '.join(missing)}. "
+            f"For {task.name}, use the mujoco dynamics and simulator"
+        )
+    return _Motion(task).symbolic
+
+
+class PinocchioDynamics(CasadiDynamics):
+    """A task's robot as rigid bodies, compiled: `Dynamics` with derivatives (`linearization.Differentiable`).
+
+    Args:
+        task: whose robot is modelled.
+        threads: that roll out; by default one for each core that this process may use.
+
+    Raises:
+        ValueError: as `rigid`; or readings that the model does not give.
+    """
+
+    def __init__(self, task: Task, threads: int | None = None) -> None:
+        super().__init__(task, rigid(task), threads)
+
+
+class PinocchioSimulator(CasadiSimulator):
+    """A task's robot as rigid bodies; states are saved and restored exactly.
+
+    Raises:
+        ValueError: as `rigid`; or readings that the model does not give.
+    """
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task, rigid(task))
+
+
+class _Motion:
+    """Derivative, slopes and sensors of a robot with MuJoCo's states, from a `RigidBody` with pinocchio's."""
+
+    def __init__(self, task: Task) -> None:
+        self.model = task.robot.model
+        self.body = RigidBody(pinocchio_model(self.model))
+        self.drawn = {p.object for p in task.robot.parameters}
+        flags, off = self.model.opt.disableflags, mujoco.mjtDisableBit
+        self.damping = np.zeros(self.model.nv) if flags & off.mjDSBL_DAMPER else np.array(self.model.dof_damping)
+        self.implicit = not flags & off.mjDSBL_EULERDAMP
+        self.springs = not flags & off.mjDSBL_SPRING
+        self.actuated = not flags & off.mjDSBL_ACTUATION
+        self.symbolic = Symbolic(
+            derivative=self.derivative, slopes=self.slopes, sense=self.sense, **motion_of(self.model)
+        )
+
+    def _posture(self, x: SX) -> tuple[Posture, SX]:
+        """The bodies at the state `x`, and their velocities as pinocchio has them."""
+        q = ca.SX(x[: self.body.nq])
+        for at in self.symbolic.quaternions:
+            q[at : at + 4] = ca.vertcat(x[at + 1 : at + 4], x[at])
+        posture = self.body.at(q)
+        return posture, posture.inward(x[self.body.nq :])
+
+    def _force(self, x: SX, u: SX) -> SX:
+        """What springs, dampers and motors do to each degree of freedom (nv, 1), in MuJoCo's coordinates."""
+        model = self.model
+        q, v = x[: model.nq], x[model.nq :]
+        force = -ca.DM(self.damping) * v
+        if self.springs:
+            for j in np.flatnonzero(model.jnt_stiffness):
+                at, dof = int(model.jnt_qposadr[j]), int(model.jnt_dofadr[j])
+                force[dof] -= float(model.jnt_stiffness[j]) * (q[at] - float(model.qpos_spring[at]))
+        return force + self._motors(q, v, u) if self.actuated else force
+
+    def _motors(self, q: SX, v: SX, u: SX) -> SX:
+        model = self.model
+        total = ca.SX(model.nv, 1)
+        most = np.zeros(model.nv)  # that motors can do to each degree of freedom
+        for i in range(model.nu):
+            joint, gear = int(model.actuator_trnid[i, 0]), float(model.actuator_gear[i, 0])
+            dof = int(model.jnt_dofadr[joint])
+            length, speed = gear * q[int(model.jnt_qposadr[joint])], gear * v[dof]
+            gain, bias = (
+                float(p[0]) + (float(p[1]) * length + float(p[2]) * speed if kind else 0.0)
+                for p, kind in (
+                    (model.actuator_gainprm[i], model.actuator_gaintype[i] == mujoco.mjtGain.mjGAIN_AFFINE),
+                    (model.actuator_biasprm[i], model.actuator_biastype[i] == mujoco.mjtBias.mjBIAS_AFFINE),
+                )
+            )
+            fixed = isinstance(gain, float) and isinstance(bias, float)
+            reach = np.abs(gain * model.actuator_ctrlrange[i] + bias).max() if fixed else np.inf
+            if not model.actuator_ctrllimited[i]:
+                reach = np.inf
+            force = gain * u[i] + bias
+            if model.actuator_forcelimited[i]:
+                force, reach = _within(force, model.actuator_forcerange[i], reach)
+            total[dof] += gear * force
+            most[dof] += abs(gear) * reach
+        for j in np.flatnonzero(model.jnt_actfrclimited):
+            dof = int(model.jnt_dofadr[j])
+            total[dof], _ = _within(total[dof], model.jnt_actfrcrange[j], most[dof])
+        return total
+
+    def _extra(self, h: float) -> np.ndarray | None:
+        """What damping adds to the inertia that the joints feel, where it acts at the end of a step of `h` [s]."""
+        return h * self.damping if h and self.implicit else None
+
+    def derivative(self, x: SX, u: SX, h: float) -> SX:
+        """(v, v') (2 nv, 1), see `Symbolic`."""
+        posture, v = self._posture(x)
+        force = posture.inward(self._force(x, u))
+        a = posture.forward_dynamics(v, force, origins=True, extra=self._extra(h))
+        return ca.vertcat(x[self.body.nq :], posture.outward(a))
+
+    def slopes(self, x: SX, u: SX, h: float) -> tuple[SX, SX]:
+        """The derivative's own by x's tangent (n, n) and by u (n, nu): -M^-1 times those of M a + b - force."""
+        nv, nu, s = self.body.nv, self.model.nu, self.symbolic
+        at, by, a = ca.SX.sym("x", s.nx), ca.SX.sym("u", nu), ca.SX.sym("a", nv)
+        posture, v = self._posture(at)
+        inner = posture.inward(a)
+        residual = posture.inverse_dynamics(v, inner, origins=True) - posture.inward(self._force(at, by))
+        extra = self._extra(h)
+        if extra is not None:
+            residual = residual + ca.DM(extra) * inner
+        slope = ca.jacobian(residual, ca.vertcat(at, by))
+        slope = ca.horzcat(ca.mtimes(slope[:, : s.nx], lifted(s, at)), slope[:, s.nx :])
+        found = posture.outward(posture.factors(extra).solve(-slope))
+        function = ca.Function("slopes", [at, by, a], [found])
+        accelerations = self.derivative(x, u, h)[nv:]
+        lower = function(x, u, accelerations)
+        upper = ca.horzcat(ca.SX(nv, nv), ca.SX.eye(nv))
+        return ca.vertcat(upper, lower[:, : s.tangent]), ca.vertcat(ca.SX(nv, nu), lower[:, s.tangent :])
+
+    def sense(self, reading: Reading, x: SX) -> SX | None:
+        """The numbers of `reading`: of joints, and of frames' places, axes and velocities; None for others."""
+        kind = reading.sensor
+        if kind in (Sensor.mjSENS_JOINTPOS, Sensor.mjSENS_JOINTVEL):
+            joint = self.model.joint(reading.object)
+            place = joint.qposadr[0] if kind == Sensor.mjSENS_JOINTPOS else self.body.nq + joint.dofadr[0]
+            return x[int(place)]
+        local = {Sensor.mjSENS_VELOCIMETER: "velocity", Sensor.mjSENS_GYRO: "angular_velocity"}
+        if reading.objtype not in FRAMES or reading.object in self.drawn or kind not in (*_FRAME_SENSORS, *local):
+            return None
+        posture, v = self._posture(x)
+        frame = posture.frame(f"{FRAMES[reading.objtype]} {reading.object}", v)
+        if kind in local:
+            return ca.mtimes(frame.rotation.T, getattr(frame, local[kind]))
+        return _FRAME_SENSORS[kind](frame)
+
+
+_FRAME_SENSORS: dict[Any, Any] = {
+    Sensor.mjSENS_FRAMEPOS: lambda frame: frame.position,
+    Sensor.mjSENS_FRAMEXAXIS: lambda frame: frame.rotation[:, 0],
+    Sensor.mjSENS_FRAMEYAXIS: lambda frame: frame.rotation[:, 1],
+    Sensor.mjSENS_FRAMEZAXIS: lambda frame: frame.rotation[:, 2],
+    Sensor.mjSENS_FRAMELINVEL: lambda frame: frame.velocity,
+    Sensor.mjSENS_FRAMEANGVEL: lambda frame: frame.angular_velocity,
+}
+
+
+def _within(force: SX, limits: np.ndarray, most: float) -> tuple[SX, float]:
+    """`force` within `limits` (2,), unless the most that it can be is; and the most that it can be then."""
+    low, high = (float(v) for v in limits)
+    if -most >= low and most <= high:
+        return force, most
+    return ca.fmin(ca.fmax(force, low), high), max(abs(low), abs(high))
