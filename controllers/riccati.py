@@ -1,0 +1,311 @@
+"""The backward pass of iLQR in native code (numba): dynamic programming on a linear-quadratic model with box limits.
+
+The model of step k, about a trajectory with gaps d_k between its steps, and cost of the state that the step leads to:
+
+    x_{k+1} = A_k x_k + B_k u_k + d_k
+    l_k(z) = g_k . z + z . W_k z / 2,  z = (x_{k+1}, u_k)
+
+With V_{k+1}(x) = v . x + x . P x / 2 and R = P + W_xx, the value of a step as a function of (x_k, u_k) has
+
+    Q_xx = A' R A                           q_x = A' (v + g_x + R d)
+    Q_ux = B' R A + W_ux A                  q_u = B' (v + g_x + R d) + g_u + W_ux d
+    Q_uu = B' R B + B' W_xu + W_ux B + W_uu
+
+and the policy u = k + K x minimises it, with mu |u|^2 / 2 added, within the limits: k by projected Newton, K zero in the
+entries at a limit. With M = Q_ux - mu K the value before the step is P = Q_xx + M' K, v = q_x + M' k.
+
+Sources: Li and Todorov, Iterative Linear Quadratic Regulator Design for Nonlinear Biological Movement Systems, 2004;
+Tassa, Erez and Todorov, Synthesis and Stabilization of Complex Behaviors, 2012; Tassa, Mansard and Todorov,
+Control-Limited Differential Dynamic Programming, 2014 (box limits); Mastalli et al., Crocoddyl, 2020 (gaps).
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+
+_native: Any = functools.partial(njit, nogil=True, cache=True)
+_inline: Any = njit(nogil=True)
+
+_SWEEPS = 60
+"""Iterations after which projected Newton gives up; it takes a handful."""
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """u_k = feedforward_k + feedback_k x_k, both about the trajectory that the model belongs to.
+
+    Attributes:
+        feedforward: (H, nu).
+        feedback: (H, nu, n).
+        slope: sum of q_u . k: the cost's first change with the step size.
+        curvature: sum of k . Q_uu k: its second.
+        gradient: the largest entry of q_u that no limit holds.
+        value_gradient, value_hessian: v (n,) and P (n, n) of the first state.
+        failed: the step at which Q_uu was not positive definite, or -1; the rest means nothing then.
+    """
+
+    feedforward: np.ndarray
+    feedback: np.ndarray
+    slope: float
+    curvature: float
+    gradient: float
+    value_gradient: np.ndarray
+    value_hessian: np.ndarray
+    failed: int
+
+
+def backward(
+    A: np.ndarray,
+    B: np.ndarray,
+    gradient: np.ndarray,
+    hessian: np.ndarray,
+    gaps: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    mu: float = 0.0,
+) -> Policy:
+    """The best policy on a linear-quadratic model.
+
+    Args:
+        A: (H, n, n).
+        B: (H, n, nu).
+        gradient: g (H, n + nu).
+        hessian: W (H, n + nu, n + nu), symmetric.
+        gaps: d (H, n).
+        low, high: limits of the feedforward (H, nu); may be infinite.
+        mu: regularisation.
+    """
+    horizon, n, nu = B.shape
+    feedforward, feedback = np.empty((horizon, nu)), np.empty((horizon, nu, n))
+    v, p, numbers = np.zeros(n), np.zeros((n, n)), np.zeros(3)
+    given = [np.ascontiguousarray(a, float) for a in (np.concatenate((A, B), 2), gradient, hessian, gaps, low, high)]
+    failed = _backward(*given, float(mu), feedforward, feedback, v, p, numbers)
+    slope, curvature, steepest = numbers.tolist()
+    return Policy(feedforward, feedback, slope, curvature, steepest, v, p, failed)
+
+
+@_inline
+def _factor(h, free, count, lower):  # type: ignore[no-untyped-def]
+    """Cholesky factor of the rows and columns `free[:count]` of `h`; False where that is not positive definite."""
+    for j in range(count):
+        s = h[free[j], free[j]]
+        for l in range(j):  # noqa: E741
+            s -= lower[j, l] * lower[j, l]
+        if not s > 1e-14 * abs(h[free[j], free[j]]):
+            return False
+        s = np.sqrt(s)
+        lower[j, j] = s
+        for i in range(j + 1, count):
+            a = h[free[i], free[j]]
+            for l in range(j):  # noqa: E741
+                a -= lower[i, l] * lower[j, l]
+            lower[i, j] = a / s
+    return True
+
+
+@_inline
+def _solve(lower, count, b):  # type: ignore[no-untyped-def]
+    """Solves L L' x = b in place of `b` (count,)."""
+    for i in range(count):
+        s = b[i]
+        for l in range(i):  # noqa: E741
+            s -= lower[i, l] * b[l]
+        b[i] = s / lower[i, i]
+    for i in range(count - 1, -1, -1):
+        s = b[i]
+        for l in range(i + 1, count):  # noqa: E741
+            s -= lower[l, i] * b[l]
+        b[i] = s / lower[i, i]
+
+
+@_inline
+def _objective(h, q, x):  # type: ignore[no-untyped-def]
+    value = 0.0
+    for i in range(x.size):
+        s = q[i]
+        for j in range(x.size):
+            s += 0.5 * h[i, j] * x[j]
+        value += s * x[i]
+    return value
+
+
+@_inline
+def _box(h, q, low, high, x, free, lower, move, trial):  # type: ignore[no-untyped-def]
+    """Minimises x . h x / 2 + q . x within limits, by projected Newton.
+
+    Writes `x`, the entries that no limit holds to `free`, the factor of their part of `h` to `lower`; returns their
+    number, or -1 where `h` is not positive definite.
+    """
+    size = x.size
+    for i in range(size):
+        free[i] = i
+        x[i] = -q[i]
+    if not _factor(h, free, size, lower):
+        return -1
+    _solve(lower, size, x)
+    inside = True
+    for i in range(size):
+        inside = inside and low[i] <= x[i] <= high[i]
+    if inside:
+        return size
+    for i in range(size):
+        x[i] = min(max(x[i], low[i]), high[i])
+    count = 0
+    for _ in range(_SWEEPS):
+        count = 0
+        steepest = scale = 0.0
+        for i in range(size):
+            slope = q[i]
+            for j in range(size):
+                slope += h[i, j] * x[j]
+            held = (x[i] <= low[i] and slope >= 0.0) or (x[i] >= high[i] and slope <= 0.0)
+            scale = max(scale, abs(q[i]))
+            if not held:
+                free[count] = i
+                move[count] = -slope
+                steepest = max(steepest, abs(slope))
+                count += 1
+        if count == 0:
+            break
+        if not _factor(h, free, count, lower):
+            return -1
+        if steepest <= 1e-12 * scale:
+            break
+        _solve(lower, count, move)
+        before, along = _objective(h, q, x), 1.0
+        moved = False
+        while along > 1e-10 and not moved:
+            for i in range(size):
+                trial[i] = x[i]
+            for i in range(count):
+                j = free[i]
+                trial[j] = min(max(x[j] + along * move[i], low[j]), high[j])
+            moved = _objective(h, q, trial) < before
+            along *= 0.6
+        if not moved:
+            break
+        for i in range(size):
+            x[i] = trial[i]
+    return count
+
+
+_ROW, _ROWS, _STACK = types.float64[::1], types.float64[:, ::1], types.float64[:, :, ::1]
+
+
+@_native(
+    types.int64(
+        _STACK, _ROWS, _STACK, _ROWS, _ROWS, _ROWS, types.float64, _ROWS, _STACK, _ROW, _ROWS, _ROW
+    )
+)  # fmt: skip
+def _backward(F, g, W, d, low, high, mu, feedforward, feedback, v, P, numbers):  # type: ignore[no-untyped-def]
+    """Fills the policy, the first state's value, and (slope, curvature, gradient); F (H, n, n + nu) is [A B]."""
+    horizon, n, size = F.shape
+    nu = size - n
+    R, Y, Q = np.zeros((n, n)), np.zeros((n, size)), np.zeros((size, size))
+    r, q = np.zeros(n), np.zeros(size)
+    lower, H = np.zeros((nu, nu)), np.zeros((nu, nu))
+    free = np.zeros(nu, np.int64)
+    k, move, trial, qu = np.zeros(nu), np.zeros(nu), np.zeros(nu), np.zeros(nu)
+    M, rhs = np.zeros((nu, n)), np.zeros((nu, n))
+    for step in range(horizon - 1, -1, -1):
+        f, w = F[step], W[step]
+        for i in range(n):
+            s = v[i] + g[step, i]
+            for j in range(n):
+                R[i, j] = P[i, j] + w[i, j]
+                s += R[i, j] * d[step, j]
+            r[i] = s
+        for i in range(n):
+            for j in range(n):
+                Y[i, j] = 0.0
+            for j in range(nu):
+                Y[i, n + j] = w[i, n + j]
+            for l in range(n):  # noqa: E741
+                a = R[i, l]
+                for j in range(size):
+                    Y[i, j] += a * f[l, j]
+        for i in range(nu):
+            s = g[step, n + i]
+            for j in range(size):
+                Q[n + i, j] = 0.0
+            for j in range(nu):
+                Q[n + i, n + j] = w[n + i, n + j]
+            for l in range(n):  # noqa: E741
+                a = w[n + i, l]
+                if a != 0.0:
+                    s += a * d[step, l]
+                    for j in range(size):
+                        Q[n + i, j] += a * f[l, j]
+            q[n + i] = s
+        for i in range(n):
+            q[i] = 0.0
+            for j in range(n):
+                Q[i, j] = 0.0
+        for l in range(n):  # noqa: E741
+            s = r[l]
+            for i in range(size):
+                a = f[l, i]
+                q[i] += a * s
+                if a != 0.0:  # half of what a mechanical system's matrix holds is structure
+                    for j in range(size if i >= n else n):
+                        Q[i, j] += a * Y[l, j]
+        for i in range(nu):
+            qu[i] = q[n + i]
+            for j in range(nu):
+                H[i, j] = 0.5 * (Q[n + i, n + j] + Q[n + j, n + i])
+            H[i, i] += mu
+        count = _box(H, qu, low[step], high[step], k, free, lower, move, trial)
+        if count < 0:
+            return step
+        # Gains of the free entries: L L' K = -Q_ux, all columns at once.
+        for i in range(nu):
+            for j in range(n):
+                feedback[step, i, j] = 0.0
+        for i in range(count):
+            for j in range(n):
+                rhs[i, j] = -Q[n + free[i], j]
+            for l in range(i):  # noqa: E741
+                a = lower[i, l]
+                for j in range(n):
+                    rhs[i, j] -= a * rhs[l, j]
+            a = 1.0 / lower[i, i]
+            for j in range(n):
+                rhs[i, j] *= a
+        for i in range(count - 1, -1, -1):
+            for l in range(i + 1, count):  # noqa: E741
+                a = lower[l, i]
+                for j in range(n):
+                    rhs[i, j] -= a * rhs[l, j]
+            a = 1.0 / lower[i, i]
+            for j in range(n):
+                rhs[i, j] *= a
+                feedback[step, free[i], j] = rhs[i, j]
+        for i in range(nu):
+            feedforward[step, i] = k[i]
+            numbers[0] += qu[i] * k[i]
+            s = 0.0
+            for j in range(nu):
+                s += H[i, j] * k[j]
+            numbers[1] += (s - mu * k[i]) * k[i]
+            held = (k[i] <= low[step, i] and qu[i] >= 0.0) or (k[i] >= high[step, i] and qu[i] <= 0.0)
+            if not held:
+                numbers[2] = max(numbers[2], abs(qu[i]))
+            for j in range(n):
+                M[i, j] = Q[n + i, j] - mu * feedback[step, i, j]
+        for i in range(n):
+            v[i] = q[i]
+            for j in range(n):
+                P[i, j] = 0.5 * (Q[i, j] + Q[j, i])
+        for l in range(nu):  # noqa: E741
+            for i in range(n):
+                a = M[l, i]
+                v[i] += a * k[l]
+                for j in range(n):
+                    P[i, j] += a * feedback[step, l, j]
+        for i in range(n):
+            for j in range(i):
+                P[i, j] = P[j, i] = 0.5 * (P[i, j] + P[j, i])
+    return -1
