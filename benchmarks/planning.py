@@ -5,6 +5,7 @@ that a noisy machine disturbs both alike. Run: `python benchmarks/planning.py`.
 """
 
 import argparse
+import itertools
 import time
 
 import mujoco
@@ -49,7 +50,7 @@ class RawRollout:
             sensordata=self.sensors,
             skip_checks=True,
             nstep=self.control.shape[1],
-            chunk_size=max(1, len(self.models) // 16),
+            chunk_size=max(1, len(self.models) // (4 * len(self.datas))),
         )
         return time.perf_counter() - begun
 
@@ -66,8 +67,10 @@ class Spy:
         return self.dynamics.rollout(state, controls, rng)
 
 
-def measure(name: str, samples: int, horizon: int, iterations: int, rounds: int, threads: int) -> tuple[float, float]:
-    """Seconds of a plan, and of the raw rollouts in it: medians over `rounds` taken in turn."""
+def measure(
+    name: str, samples: int, horizon: int, iterations: int, rounds: int, seconds: float, threads: int
+) -> tuple[float, float]:
+    """Seconds of a plan, and of the raw rollouts in it: medians of at least `rounds` and `seconds`, taken in turn."""
     task = robots.load(name)
     plant, dynamics = sim.make("mujoco", task), sim.dynamics("mujoco", task)
     raw = RawRollout(task, samples, horizon, threads)
@@ -75,7 +78,10 @@ def measure(name: str, samples: int, horizon: int, iterations: int, rounds: int,
     rng = np.random.default_rng(0)
     state, warm = plant.reset(0), None
     plan_times, raw_times = [], []
-    for k in range(rounds):
+    over = time.perf_counter() + seconds
+    for k in itertools.count():
+        if k >= rounds and time.perf_counter() > over:
+            break
         search = np.random.default_rng(k)
         begun = time.perf_counter()
         warm_next = planner.plan(Problem(dynamics, task, state, horizon, rng), warm, search)
@@ -95,14 +101,15 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--iterations", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=60, help="at least")
+    parser.add_argument("--seconds", type=float, default=10.0, help="at least, a task")
     args = parser.parse_args()
     threads = available_cores()
     table = Table(title=f"Planning with CEM, {args.iterations} iterations, {threads} threads (medians)")
     for column in ("task", "candidates x steps", "plan [ms]", "raw rollout [ms]", "share", "asked"):
         table.add_column(column, justify="left" if column == "task" else "right")
     for name, samples, horizon, asked in CASES:
-        plan, raw = measure(name, samples, horizon, args.iterations, args.rounds, threads)
+        plan, raw = measure(name, samples, horizon, args.iterations, args.rounds, args.seconds, threads)
         share = f"{raw / plan:.3f}"
         table.add_row(name, f"{samples} x {horizon}", f"{1e3 * plan:.2f}", f"{1e3 * raw:.2f}", share, f"{asked:.2f}")
     Console().print(table)

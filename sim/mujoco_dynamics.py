@@ -191,7 +191,7 @@ class MujocoDynamics(MujocoDerivatives):
             sensordata=b.sensors,
             skip_checks=True,
             nstep=b.control.shape[1],
-            chunk_size=max(1, n // 16),
+            chunk_size=max(1, n // (4 * self.threads)),  # work left over at the end against calls for more
         )
         b.begun[:] = state.y
         for entry, value in c.constants:
