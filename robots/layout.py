@@ -53,6 +53,11 @@ class Reading:
         return cls(name, size, "sensor", (), sensor, objtype, object)
 
     @classmethod
+    def clock(cls, name: str) -> "Reading":
+        """The time since the episode's start [s]."""
+        return cls.sensed(name, 1, mujoco.mjtSensor.mjSENS_CLOCK, mujoco.mjtObj.mjOBJ_UNKNOWN, "")
+
+    @classmethod
     def parameter(cls, name: str, array: str, object: str, *index: int) -> "Reading":
         """Entries `index` of the model's `array[object]`, such as `geom_pos` of a target: no motion changes them."""
         return cls(name, len(index), "parameter", index, object=object, array=array)
