@@ -16,9 +16,10 @@ BODIES = f"{WORLD}/bodies"
 
 _UNSET = (0.5, 0.5, 0.5, 1.0)  # a geom's colour where its material gives one
 _FLOOR = 10.0  # half side, in extents of the model, of a plane without limits
-_VIEW = np.array(
-    [1.1, -3.2, 1.2]
-)  # from where the robot is looked at, in its radii; its plane of motion is often y = 0
+_VIEW = np.array([1.1, -3.2, 1.2]) / np.linalg.norm([1.1, -3.2, 1.2])  # its plane of motion is often y = 0
+_DISTANCE = 2.6  # from which the robot is looked at, in its radii
+_FIELD = 55.0  # height of rerun's field of view [degrees]
+_STEEPEST = 0.87  # sine of the greatest angle to look down at; rerun's eye turns about the vertical
 _TEXTURE = 512  # most texels a side
 
 _TYPES = mujoco.mjtGeom
@@ -81,18 +82,42 @@ def shapes(model: Any) -> Iterator[Shape]:
 
 def eye(model: Any, data: Any) -> Eye:
     """A view of the robot as `data` has it, not of its floor, which may be large; follows a robot that travels."""
-    bodies = moving(model)
-    if not len(bodies):
-        return Eye(model.stat.extent * _VIEW, np.zeros(3))
-    root = max(
-        (b for b in bodies if model.body_parentid[b] == 0), key=lambda b: model.body_subtreemass[b], default=None
-    )
-    places = data.xpos[bodies]
-    centre = places.mean(0)
-    size = max((model.geom_rbound[i] for i in range(model.ngeom) if model.geom_bodyid[i] in bodies), default=0.0)
-    radius = max(np.linalg.norm(places - centre, axis=-1).max() + size, 0.1)
-    follow = body_path(model, int(root)) if root is not None and _travels(model, int(root)) else None
-    return Eye(centre + radius * _VIEW, centre, follow)
+    geoms = np.flatnonzero(np.isin(model.geom_bodyid, moving(model)) & np.isin(model.geom_group, GROUPS))
+    if not len(geoms):
+        return Eye(model.stat.extent * _DISTANCE * _VIEW, np.zeros(3))
+    places, reach = data.geom_xpos[geoms], model.geom_rbound[geoms, None]
+    low, high = (places - reach).min(0), (places + reach).max(0)
+    centre, radius = (low + high) / 2.0, max(np.linalg.norm(high - low) / 2.0, 0.1)
+    follow = _followed(model, geoms)
+    fixed = np.flatnonzero((model.cam_bodyid == 0) & (model.cam_mode == mujoco.mjtCamLight.mjCAMLIGHT_FIXED))
+    if follow is None and len(fixed):
+        return _through(model, data, int(fixed[0]), centre)
+    return Eye(centre + radius * _DISTANCE * _VIEW, centre, follow)
+
+
+def _through(model: Any, data: Any, camera: int, centre: np.ndarray) -> Eye:
+    """What the model's camera `camera` shows, whose author knew where targets may be; from above, somewhat aslant."""
+    _, up, back = data.cam_xmat[camera].reshape(3, 3).T
+    place = data.cam_xpos[camera]
+    depth = max((place - centre) @ back, 0.1)
+    target = place - depth * back
+    zoom = np.tan(np.radians(model.cam_fovy[camera]) / 2.0) / np.tan(np.radians(_FIELD) / 2.0)
+    if back[2] > _STEEPEST:
+        back = _STEEPEST * back - np.sqrt(1.0 - _STEEPEST**2) * up
+    return Eye(target + depth * zoom * back, target)
+
+
+def _followed(model: Any, geoms: np.ndarray) -> str | None:
+    """The path of the largest of `geoms` on the heaviest body that stands on the world, if that travels."""
+    roots = [b for b in range(1, model.nbody) if model.body_parentid[b] == 0]
+    root = max(roots, key=lambda b: model.body_subtreemass[b])
+    if not _travels(model, root):
+        return None
+    # Rerun follows what has an extent: a body's own entity, which only has a pose, has none.
+    bodies = model.geom_bodyid[geoms]
+    nearest = np.lexsort((-model.geom_rbound[geoms], bodies != root, model.body_rootid[bodies] != root))
+    followed = (_shape(model, "geom", int(i)) for i in geoms[nearest])
+    return next((shape.path for shape in followed if shape is not None), None)
 
 
 def _travels(model: Any, body: int) -> bool:

@@ -69,7 +69,7 @@ class Shapes:
 
 @dataclass(frozen=True, eq=False)
 class Eye:
-    """From where to look: positions (3,) [m], and the path of the body to follow, or None."""
+    """From where to look: positions (3,) [m], and the path of the shape to follow, or None."""
 
     position: np.ndarray
     target: np.ndarray

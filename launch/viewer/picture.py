@@ -31,7 +31,8 @@ _PREDICTION = (255, 70, 70)
 _TRAIL = (255, 255, 255)
 _BOUND = (128, 128, 128)
 _BACKGROUND = (44, 52, 64)
-_TITLES = {"misses": "deadline misses", "planning": "planning time"}
+_LEGEND = 6  # most lines of a plot with a legend
+_TITLES = {"misses": "deadline misses", "planning": "planning time [ms]"}
 
 
 class Picture:
@@ -126,12 +127,15 @@ def blueprint(opening: Opening, live: bool) -> rrb.Blueprint:
     """The scene on the left, plots and log on the right; follows a `live` run, or plays it from the beginning."""
 
     def plot(name: str) -> rrb.TimeSeriesView:
-        return rrb.TimeSeriesView(origin=f"/plots/{name}", name=_TITLES.get(name, name))
+        # A single line has the plot's name, and many names would cover the lines: pointing at a line tells its name.
+        legend = rrb.PlotLegend(rrb.Corner2D.LeftTop, visible=1 < len(opening.curves.get(name, ())) <= _LEGEND)
+        return rrb.TimeSeriesView(origin=f"/plots/{name}", name=_TITLES.get(name, name), plot_legend=legend)
 
     log = rrb.TextLogView(
         origin="/log",
         name="events",
         columns=rrb.TextLogColumns(timeline_columns=[TIMELINE], text_log_columns=["LogLevel", "Body"]),
+        rows=rrb.TextLogRows(filter_by_log_level=["INFO", "WARN", "ERROR"]),  # replans, DEBUG, can be switched on
     )
     side: Any = rrb.Vertical(
         plot("reward"),

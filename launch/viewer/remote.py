@@ -82,7 +82,10 @@ class Remote:
         self._socket.shutdown(socket.SHUT_WR)
         while not self._closed:
             self._hear()
-        self._process.wait(STALL)
+        # All is written or sent: a process that is slow to go, or hangs in rerun's own exit, loses nothing.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(STALL)
+        self.kill()
 
     def hurry(self) -> None:
         """The run is over: from now on nothing waits for a process that makes no progress. For any thread."""
