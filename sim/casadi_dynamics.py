@@ -18,35 +18,33 @@ from .integrators import ControlStep, difference
 from .interface import Rollout, SimulationError, State, available_cores, check_candidates
 from .linearization import Linearization, Trajectories
 
-LINE = 8
-"""Numbers in a line of the processor's cache: whole lines are written fastest, and no thread waits for another's."""
+LANES = 8
+"""Most lanes that there are: threads share out whole groups of them. As many numbers fill a line of a cache."""
 
 ALONE = 4000
 """Steps of candidates below which more threads would cost more than they bring."""
 
 
 class _Buffers:
-    """Memory for N candidates of H steps: readings and state (H+1, slots, N), candidates contiguous for the lanes.
+    """Memory for N candidates of H steps: readings and state (N, H+1, slots).
 
-    It is kept between rollouts: fresh pages would cost as much as the work.
+    It is kept between rollouts: fresh pages would cost as much as the work. Each lane writes its candidate's numbers
+    one after the other; with candidates contiguous, every step would go to as many pages of memory as there are slots.
     """
 
     def __init__(self, model: ClosedForm, kernel: Kernel, threads: int, candidates: int, horizon: int) -> None:
         self.kernel, self.candidates, self.horizon = kernel, candidates, horizon
-        share = -(-candidates // (LINE * threads)) * LINE
+        share = -(-candidates // (LANES * threads)) * LANES
         alone = candidates * horizon < ALONE
         self.parts = [slice(0, candidates)] if alone else [slice(i, i + share) for i in range(0, candidates, share)]
-        self.memory = _aligned(horizon + 1, model.slots, candidates)
-        self.y = self.memory[:, : model.robot.layout.size, :candidates].transpose(2, 0, 1)[None]  # (1, N, H+1, ny)
-        ends = rows(self.memory, 1, None, 0)  # of each slot and place for a candidate, at the first step
-        ends = ends.reshape(model.slots, -1, 3)[:, 0].copy()
-        ends[:, 1] = self.memory.strides[2]
-        after = ends.copy()
-        after[:, 0] += self.memory.strides[0]
-        self.before, self.after = ends[model.homes], after[[*model.homes, *model.derived]]
+        self.memory = _memory(candidates, horizon + 1, model.slots)
+        self.y = self.memory[None, :, :, : model.robot.layout.size]
+        before, after = rows(self.memory[:, :-1], 2, 0, 1), rows(self.memory[:, 1:], 2, 0, 1)
+        self.before, self.after = before[model.homes], after[[*model.homes, *model.derived]]
+        self.readings = after[: model.robot.layout.size]
+        self.filled = b""  # what `CasadiDynamics._fill` has written
         self.calls: list[Callable[[], None]] = []
         self.columns = np.empty((0, 0, 3), np.int64)
-        self.readings = after[: model.robot.layout.size]
         self.controls: np.ndarray | None = None
 
     def bind(self, controls: np.ndarray) -> None:
@@ -133,8 +131,7 @@ class CasadiDynamics:
                 other.result()
         else:
             self._interpret(b, controls)
-        bad = diverged(b.memory[-1, self.model.homes, : b.candidates])
-        return _Rollout(b, ~bad[None])
+        return _Rollout(b, ~diverged(b.memory[:, -1, self.model.homes])[None])
 
     def _prepare(self, n: int, horizon: int) -> _Buffers:
         key = (n, horizon)
@@ -146,28 +143,33 @@ class CasadiDynamics:
 
     def _begin(self, b: _Buffers, state: State, x: np.ndarray) -> None:
         """Puts all candidates at `state`, and writes what no motion changes."""
-        ny, model = self.model.robot.layout.size, self.model
-        b.memory[0, :ny] = state.y[:, None]
-        b.memory[0, ny:] = 0.0
-        hidden = model.homes >= ny
-        b.memory[0, model.homes[hidden]] = x[hidden, None]
-        # What is rolled out is the state: readings may have come from sensors with noise.
-        b.memory[0, model.homes] = x[:, None]
-        for entry in model.constant:
-            b.memory[1:, entry] = state.y[entry]
-        for entry in model.clocks:
-            b.memory[1:, entry] = state.time + self.dt * np.arange(1, b.horizon + 1)[:, None]
+        model = self.model
+        b.memory[:, 0] = 0.0
+        b.memory[:, 0, : len(state.y)] = state.y
+        b.memory[:, 0, model.homes] = x
+        told = np.append(state.y[model.constant], state.time).tobytes()
+        if b.filled != told:  # it is the same throughout the iterations of a plan
+            self._fill(b.memory, state)
+            b.filled = told
+
+    def _fill(self, memory: np.ndarray, state: State) -> None:
+        """Writes the readings after `state` that are no function of the motion."""
+        times = state.time + self.dt * np.arange(1, memory.shape[1])
+        for entry in self.model.constant:
+            memory[:, 1:, entry] = state.y[entry]
+        for entry in self.model.clocks:
+            memory[:, 1:, entry] = times
 
     def _interpret(self, b: _Buffers, controls: np.ndarray) -> None:
         """The rollout by CasADi's interpreter, all candidates a step."""
-        model, n = self.model, b.candidates
-        x = b.memory[0, model.homes, :n].T
+        model = self.model
+        x = b.memory[:, 0, model.homes]
         for k in range(b.horizon):
             found = self._kernel(x, controls[:, k])
-            x = found[0] if model.derived else found
-            b.memory[k + 1, model.homes, :n] = x.T
+            x = _first(found)
+            b.memory[:, k + 1, model.homes] = x
             if model.derived:
-                b.memory[k + 1, model.derived, :n] = found[1].T
+                b.memory[:, k + 1, model.derived] = found[1]
 
     def advance(self, state: State, controls: np.ndarray) -> State:
         """The predicted state after `controls` (k, nu).
@@ -247,43 +249,30 @@ class CasadiDynamics:
         for name, (given, fit) in wanted.items():
             if given != fit:
                 raise ValueError(f"{name} has shape {given}, not {fit}")
-        memory = _aligned(horizon + 1, model.slots, n)
-        chosen = _aligned(horizon, s.nu, n)
-        ny = model.robot.layout.size
-        memory[0, :ny] = state.y[:, None]
-        memory[0, model.homes] = begin[:, None]
-        memory[1:, model.constant] = state.y[model.constant, None]
-        memory[1:, model.clocks] = state.time + self.dt * np.arange(1, horizon + 1)[:, None, None]
+        memory, chosen = _memory(n, horizon + 1, model.slots), np.empty((n, horizon, s.nu))
+        memory[:, 0, : len(state.y)] = state.y
+        memory[:, 0, model.homes] = begin
+        self._fill(memory, state)
         kernel = model.follows
         if kernel.native:
             references = [np.ascontiguousarray(a, float) for a in (x, u, feedforward, feedback)]
             sizes, bounds = np.ascontiguousarray(steps, float), np.ascontiguousarray(limits, float)
-            place = rows(memory[:, :, 0], 1, None, 0)
-            place[:, 1] = memory.strides[2]
-            after = place.copy()
-            after[:, 0] += memory.strides[0]
-            control = rows(chosen[:, :, 0], 1, None, 0)
-            control[:, 1] = chosen.strides[2]
-            table = [place[model.homes], *(rows(a, 1, None, 0) for a in references)]
+            after = rows(memory[:, 1:], 2, 0, 1)
+            table = [rows(memory[:, :-1], 2, 0, 1)[model.homes], *(rows(a, 1, None, 0) for a in references)]
             table += [rows(sizes[:, None], 1, 0, None), rows(bounds, 0, None, None)]  # low, high
-            table += [control, after[[*model.homes, *model.derived]]]
+            table += [rows(chosen, 2, 0, 1), after[[*model.homes, *model.derived]]]
             kernel.bind(n, horizon, np.concatenate(table))()
         else:
             now = np.repeat(begin[None], n, 0)
             for k in range(horizon):
                 gain = np.reshape(feedback[k], kernel.inputs[4])
                 found = kernel(now, x[k], u[k], feedforward[k], gain, np.reshape(steps, (n, 1)), *limits)
-                chosen[k, :, :n], now = found[0].T, found[1]
-                memory[k + 1, model.homes, :n] = now.T
+                chosen[:, k], now = found[:2]
+                memory[:, k + 1, model.homes] = now
                 if model.derived:
-                    memory[k + 1, model.derived, :n] = found[2].T
-        states = memory[:, model.homes, :n].transpose(2, 0, 1)
-        return Trajectories(
-            x=states,
-            y=memory[:, :ny, :n].transpose(2, 0, 1),
-            u=chosen[:, :, :n].transpose(2, 0, 1),
-            valid=~diverged(memory[-1, model.homes, :n]),
-        )
+                    memory[:, k + 1, model.derived] = found[2]
+        states = memory[..., model.homes]
+        return Trajectories(states, memory[..., : len(state.y)].copy(), chosen, ~diverged(states[:, -1]))
 
     def close(self) -> None:
         """Ends the threads."""
@@ -294,12 +283,10 @@ def _first(found: Any) -> np.ndarray:
     return found[0] if isinstance(found, tuple) else found
 
 
-def _aligned(steps: int, slots: int, candidates: int) -> np.ndarray:
-    """Zeros (steps, slots, at least `candidates`), every row at the beginning of a line.
+def _memory(candidates: int, steps: int, slots: int) -> np.ndarray:
+    """Zeros (candidates, steps, slots); from one candidate to the next it is an odd number of a cache's lines.
 
-    A row has an odd number of lines: with a power of two, all rows would meet in a few places of the cache.
+    With a power of two, what the lanes write to together would meet in one place of the cache.
     """
-    lines = -(-candidates // LINE) | 1
-    flat = np.zeros((steps * slots * lines + 1) * LINE)
-    first = -(flat.ctypes.data // flat.itemsize) % LINE
-    return flat[first : first + steps * slots * lines * LINE].reshape(steps, slots, lines * LINE)
+    room = (-(-steps * slots // LANES) | 1) * LANES
+    return np.zeros((candidates, room))[:, : steps * slots].reshape(candidates, steps, slots)

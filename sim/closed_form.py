@@ -242,8 +242,8 @@ class ClosedForm:
 
 
 def diverged(x: np.ndarray) -> np.ndarray:
-    """Which of the states `x` (nx, ...) diverged."""
-    return ~(np.abs(x) < LARGEST).all(0)
+    """Which of the states `x` (..., nx) diverged."""
+    return ~(np.abs(x) < LARGEST).all(-1)
 
 
 def _entries(s: Symbolic, reading: Reading) -> list[int] | None:
