@@ -21,7 +21,8 @@ class MPC:
         task: says what is wanted.
 
     Raises:
-        ValueError: the dynamics and the task's robot have different control periods.
+        ValueError: the dynamics and the task's robot have different control periods, or the planner can not plan on
+            the dynamics or for the task (its method `check(dynamics, task)`, where it has one, says why).
     """
 
     def __init__(self, planner: Planner, dynamics: Dynamics, task: Task) -> None:
@@ -29,6 +30,8 @@ class MPC:
             raise ValueError(
                 f"the dynamics step by {dynamics.dt:g} s, but {task.name} is controlled every {task.robot.dt:g} s"
             )
+        if check := getattr(planner, "check", None):
+            check(dynamics, task)
         compiled_cost(task)  # now rather than in the first plan, which a clock may wait for
         self.planner = planner
         self.dynamics = dynamics
@@ -72,4 +75,4 @@ class MPC:
         plan = self.latest
         if plan is None or self.due(state.time):
             plan = self.plan(state)
-        return plan.control(state.time)
+        return plan.control(state.time, state.x)

@@ -2,13 +2,37 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from .problem import Problem
+
+
+@dataclass(frozen=True, eq=False)
+class Feedback:
+    """What a plan does about states other than those it predicts: u = clip(u_k + K_k (x - x_k), limits).
+
+    Attributes:
+        x: the states that the steps are predicted to begin from, and the last one (H+1, nx).
+        u: the controls there (H, nu).
+        gains: K (H, nu, n).
+        difference: (x, x_k) -> the tangent vector (n,) from x_k to x.
+        limits: of controls (2, nu).
+    """
+
+    x: np.ndarray
+    u: np.ndarray
+    gains: np.ndarray
+    difference: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    limits: np.ndarray
+
+    def control(self, step: int, x: np.ndarray) -> np.ndarray:
+        """The control (nu,) of `step` at state `x`; a state may hold more than a model's, after what it holds."""
+        away = self.difference(x[: self.x.shape[1]], self.x[step])
+        return np.clip(self.u[step] + self.gains[step] @ away, *self.limits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +49,7 @@ class Plan:
         candidate_costs: their costs (n,).
         stats: numbers about the search, by name: `evaluations`, `iterations`, ...
         memory: what the planner carries to its next plan beside the controls.
+        feedback: what is done about states other than those predicted, or None: the controls are applied as they are.
     """
 
     time: float
@@ -36,6 +61,7 @@ class Plan:
     candidate_costs: np.ndarray | None = None
     stats: Mapping[str, float] = field(default_factory=dict)
     memory: object = None
+    feedback: Feedback | None = None
 
     @property
     def end(self) -> float:
@@ -47,9 +73,15 @@ class Plan:
         # Clocks sum up dt in floating point: a time just below a step's beginning belongs to that step.
         return math.floor((t - self.time) / self.dt + 1e-6)
 
-    def control(self, t: float) -> np.ndarray:
-        """The control (nu,) in force at `t` [s]; the first or last one outside the plan's range."""
-        return self.controls[min(max(self.step_at(t), 0), len(self.controls) - 1)].copy()
+    def control(self, t: float, x: np.ndarray | None = None) -> np.ndarray:
+        """The control (nu,) in force at `t` [s]; the first or last one outside the plan's range.
+
+        Where the plan has `feedback`, it corrects for the full state `x` at `t`, if that is given and within range.
+        """
+        step = self.step_at(t)
+        if self.feedback is not None and x is not None and 0 <= step < len(self.controls):
+            return self.feedback.control(step, x)
+        return self.controls[min(max(step, 0), len(self.controls) - 1)].copy()
 
     def shifted(self, t: float, horizon: int) -> np.ndarray:
         """The controls (horizon, nu) from `t` [s] on, the last one held beyond the plan's end."""

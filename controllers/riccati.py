@@ -11,8 +11,9 @@ With V_{k+1}(x) = v . x + x . P x / 2 and R = P + W_xx, the value of a step as a
     Q_ux = B' R A + W_ux A                  q_u = B' (v + g_x + R d) + g_u + W_ux d
     Q_uu = B' R B + B' W_xu + W_ux B + W_uu
 
-and the policy u = k + K x minimises it, with mu |u|^2 / 2 added, within the limits: k by projected Newton, K zero in the
-entries at a limit. With M = Q_ux - mu K the value before the step is P = Q_xx + M' K, v = q_x + M' k.
+to which second-order methods add the dynamics' own curvature S_k. The policy u = k + K x minimises it, with
+mu |u|^2 / 2 added, within the limits: k by projected Newton, K zero in the entries at a limit. With M = Q_ux - mu K the
+value before the step is P = Q_xx + M' K, v = q_x + M' k.
 
 Sources: Li and Todorov, Iterative Linear Quadratic Regulator Design for Nonlinear Biological Movement Systems, 2004;
 Tassa, Erez and Todorov, Synthesis and Stabilization of Complex Behaviors, 2012; Tassa, Mansard and Todorov,
@@ -56,6 +57,10 @@ class Policy:
     value_hessian: np.ndarray
     failed: int
 
+    def promise(self, size: float) -> float:
+        """By how much the model's cost falls under a step of this size."""
+        return -size * (self.slope + 0.5 * size * self.curvature)
+
 
 def backward(
     A: np.ndarray,
@@ -66,6 +71,7 @@ def backward(
     low: np.ndarray,
     high: np.ndarray,
     mu: float = 0.0,
+    curvature: np.ndarray | None = None,
 ) -> Policy:
     """The best policy on a linear-quadratic model.
 
@@ -75,16 +81,19 @@ def backward(
         gradient: g (H, n + nu).
         hessian: W (H, n + nu, n + nu), symmetric.
         gaps: d (H, n).
-        low, high: limits of the feedforward (H, nu); may be infinite.
+        low: limits of the feedforward (H, nu); may be infinite.
+        high: the same.
         mu: regularisation.
+        curvature: S (H, n + nu, n + nu) of (x_k, u_k), symmetric, or none.
     """
     horizon, n, nu = B.shape
     feedforward, feedback = np.empty((horizon, nu)), np.empty((horizon, nu, n))
     v, p, numbers = np.zeros(n), np.zeros((n, n)), np.zeros(3)
-    given = [np.ascontiguousarray(a, float) for a in (np.concatenate((A, B), 2), gradient, hessian, gaps, low, high)]
-    failed = _backward(*given, float(mu), feedforward, feedback, v, p, numbers)
-    slope, curvature, steepest = numbers.tolist()
-    return Policy(feedforward, feedback, slope, curvature, steepest, v, p, failed)
+    given = [np.require(a, float, ["C", "W"]) for a in (np.concatenate((A, B), 2), gradient, hessian, gaps, low, high)]
+    own = np.empty((0, 0, 0)) if curvature is None else np.require(curvature, float, ["C", "W"])
+    failed = _backward(*given, own, float(mu), feedforward, feedback, v, p, numbers)
+    slope, change, steepest = numbers.tolist()
+    return Policy(feedforward, feedback, slope, change, steepest, v, p, failed)
 
 
 @_inline
@@ -197,10 +206,10 @@ _ROW, _ROWS, _STACK = types.float64[::1], types.float64[:, ::1], types.float64[:
 
 @_native(
     types.int64(
-        _STACK, _ROWS, _STACK, _ROWS, _ROWS, _ROWS, types.float64, _ROWS, _STACK, _ROW, _ROWS, _ROW
+        _STACK, _ROWS, _STACK, _ROWS, _ROWS, _ROWS, _STACK, types.float64, _ROWS, _STACK, _ROW, _ROWS, _ROW
     )
 )  # fmt: skip
-def _backward(F, g, W, d, low, high, mu, feedforward, feedback, v, P, numbers):  # type: ignore[no-untyped-def]
+def _backward(F, g, W, d, low, high, S, mu, feedforward, feedback, v, P, numbers):  # type: ignore[no-untyped-def]
     """Fills the policy, the first state's value, and (slope, curvature, gradient); F (H, n, n + nu) is [A B]."""
     horizon, n, size = F.shape
     nu = size - n
@@ -252,6 +261,10 @@ def _backward(F, g, W, d, low, high, mu, feedforward, feedback, v, P, numbers): 
                 if a != 0.0:  # half of what a mechanical system's matrix holds is structure
                     for j in range(size if i >= n else n):
                         Q[i, j] += a * Y[l, j]
+        if S.size:
+            for i in range(size):
+                for j in range(size):
+                    Q[i, j] += S[step, i, j]
         for i in range(nu):
             qu[i] = q[n + i]
             for j in range(nu):

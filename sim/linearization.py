@@ -49,9 +49,11 @@ class Differentiable(Dynamics, Protocol):
     """Dynamics with derivatives: what LQR, iLQR and the like search.
 
     Attributes:
+        nx: how many numbers of a full state's `x`, from the first on, move: states along trajectories hold those.
         tangent: n, dimensions of a small change of state.
     """
 
+    nx: int
     tangent: int
 
     def linearize(self, x: np.ndarray, u: np.ndarray) -> Linearization:

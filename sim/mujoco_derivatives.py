@@ -39,6 +39,11 @@ class MujocoDerivatives:
     _datas: list[mujoco.MjData]  # one for each thread
 
     @property
+    def nx(self) -> int:
+        """Numbers of a state."""
+        return self._compiled.nx
+
+    @property
     def tangent(self) -> int:
         """N = 2 nv + na, dimensions of a small change of state."""
         return 2 * self._compiled.model.nv + self._compiled.model.na
@@ -113,7 +118,7 @@ class MujocoDerivatives:
         c.set_parameters(x[0])
         # The last state's sensors take a step more.
         knots = len(u) + (c.nsensed > 0)
-        x, u = np.ascontiguousarray(x, float), np.concatenate((u, u[-1:]))[:knots]
+        x, u = np.require(x, float, ["C", "W"]), np.concatenate((u, u[-1:]))[:knots]
         A, B, sensors = np.empty((knots, n, n)), np.empty((knots, n, c.model.nu)), np.empty((knots, c.nsensed, n))
         rk4 = c.model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
         bounds = np.linspace(0, knots, self.threads + 1).astype(int)
@@ -175,7 +180,7 @@ class MujocoDerivatives:
     @functools.cached_property
     def _actuated(self) -> np.ndarray:
         """Control limits (2, nu)."""
-        return np.ascontiguousarray(self._compiled.robot.control_limits, float)
+        return np.array(self._compiled.robot.control_limits, float)
 
     def _readings(self, x: np.ndarray, sensors: np.ndarray) -> np.ndarray:
         """C (H+1, ny, n) of all readings, those of the sensors' data (H+1, ns, n) given."""
@@ -220,14 +225,15 @@ class MujocoDerivatives:
         from . import mujoco_loops as loops
 
         c = self._compiled
-        begin = np.ascontiguousarray(full_state(state), float)
+        begin = np.require(full_state(state), float, ["C", "W"])
         c.set_parameters(begin)
         (horizon, nu), count = u.shape, len(steps)
         states, controls = np.empty((count, horizon + 1, c.nx)), np.empty((count, horizon, nu))
         sensors = np.empty((count, horizon + 1, c.nsensed))
         duration = (horizon * c.substeps - 0.5) * c.model.opt.timestep
-        given = [np.ascontiguousarray(a, float) for a in (x, u, feedforward, feedback)]
-        bounds = np.ascontiguousarray(limits, float)
+        # Writable, for native code is compiled for that kind of array only.
+        given = [np.require(a, float, ["C", "W"]) for a in (x, u, feedforward, feedback)]
+        bounds = np.require(limits, float, ["C", "W"])
 
         def follow(data: mujoco.MjData, k: int) -> bool:
             return loops.follow(

@@ -70,6 +70,13 @@ def _address(array):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
+def _copy(target, source):  # type: ignore[no-untyped-def]
+    """`target[:] = source` of contiguous rows; numba takes seconds to compile the assignment of arrays."""
+    for i in range(source.size):
+        target[i] = source[i]
+
+
+@njit(inline="always")
 def _between(differentiate, m, simple, nq, nv, na, x, other, dx):  # type: ignore[no-untyped-def]
     """Writes the tangent vector from `other` to `x` (nx,), both contiguous, to `dx` (n,)."""
     if simple:
@@ -97,7 +104,7 @@ def follow(  # type: ignore[no-untyped-def]
     dx = np.empty(2 * nv + na)
     set_state(m, d, _address(begin), signature)
     for k in range(horizon):
-        states[k] = begin  # for what is no part of MuJoCo's own state
+        _copy(states[k], begin)  # for what is no part of MuJoCo's own state
         get_state(m, d, _address(states[k]), signature)
         _between(differentiate, m, simple, nq, nv, na, states[k], x[k], dx)
         for i in range(nu):
@@ -107,13 +114,13 @@ def follow(  # type: ignore[no-untyped-def]
             controls[k, i] = min(max(value, limits[0, i]), limits[1, i])
             ctrl[i] = controls[k, i]
         step(m, d)
-        sensors[k] = sensordata  # a sensor is evaluated at the state before its step
+        _copy(sensors[k], sensordata)  # a sensor is evaluated at the state before its step
         for _ in range(substeps - 1):
             step(m, d)
-    states[horizon] = begin
+    _copy(states[horizon], begin)
     get_state(m, d, _address(states[horizon]), signature)
     step1(m, d)
-    sensors[horizon] = sensordata
+    _copy(sensors[horizon], sensordata)
     # MuJoCo resets a diverged simulation by itself, and its clock with it.
     return states[horizon, 0] > begin[0] + duration
 
@@ -137,7 +144,7 @@ def differences(  # type: ignore[no-untyped-def]
     for k in range(len(u)):
         for column in range(-1, n + nu):
             set_state(m, d, _address(x[k]), signature)
-            ctrl[:] = u[k]
+            _copy(ctrl, u[k])
             size = epsilon
             if 0 <= column < nv:
                 unit[column] = 1.0
@@ -154,7 +161,7 @@ def differences(  # type: ignore[no-untyped-def]
                 ctrl[i] += size
             step(m, d)
             if column < 0:
-                sensed[:] = sensordata
+                _copy(sensed, sensordata)
             elif column < n:
                 for i in range(sensordata.size):
                     C[k, i, column] = (sensordata[i] - sensed[i]) / size

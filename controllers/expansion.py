@@ -1,0 +1,317 @@
+"""A task's cost and constraints to second order along a trajectory, by tracing its terms with CasADi.
+
+The cost of a step is a function l(y, u, t) of readings and control, and so are constraints c(y, u, t) <= 0. With C the
+readings' Jacobian, J = [C 0; 0 I] and z = (x, u),
+
+    g = J' l_z,    W = J' (sum_i w_i r_i' r_i + [sum of the other terms' Hessians]_+) J
+
+where r_i are the Jacobians of residuals under a quadratic norm (Gauss-Newton), and [.]_+ is what other terms' Hessian
+becomes when its negative eigenvalues are set to zero: each model is convex, and its curvature no less than that of the
+cost in any direction in which the cost curves upwards. The second derivatives of readings by states are left out.
+
+Constraints are an augmented Lagrangian's: with multipliers m and penalty rho,
+
+    l + sum (max(0, m + rho c)^2 - m^2) / (2 rho)
+
+Sources: Giftthaler et al., A Family of Iterative Gauss-Newton Shooting Methods for Nonlinear Optimal Control, 2018;
+Nocedal and Wright, Numerical Optimization, 2nd ed., chapter 17.4.
+"""
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..robots.task import Task, Term, quadratic
+from ..sim import codegen
+from ..sim.interface import Rollout
+from .compiled_cost import _lock as _tracing  # CasADi's array mode is the whole process's
+from .compiled_cost import compiled_cost, summed
+
+
+@dataclass(frozen=True, eq=False)
+class Expansion:
+    """Second-order models of H steps' costs, in (x_{k+1}, u_k).
+
+    Attributes:
+        gradient: (H, n + nu).
+        hessian: (H, n + nu, n + nu), positive semi-definite.
+    """
+
+    gradient: np.ndarray
+    hessian: np.ndarray
+
+
+class Objective:
+    """What planners with derivatives minimise: a task's cost and its derivatives, compiled; made by `objective`.
+
+    Attributes:
+        constrained: number of constraint residuals.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._layout, self._nu = task.robot.layout, task.robot.nu
+        self._cost = compiled_cost(task)
+        self._steps = _Model(task, [(term, term.weight) for term in task.terms if term.weight])
+        last = [(term, term.terminal_weight) for term in task.terms if term.terminal_weight]
+        self._last = _Model(task, last) if last else None
+        self._constraints = _Constraints(task) if task.constraints else None
+        self.constrained = self._constraints.count if self._constraints else 0
+        self._task = weakref.ref(task)
+
+    def costs(self, y: np.ndarray, u: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Costs (N,) of readings `y` (N, H+1, ny) under `u` (N, H, nu), its steps ending at `times` (H,) [s]."""
+        if self._cost is not None:
+            return self._cost(Rollout(y[None], np.ones((1, len(y)), bool)), u, times)[0]
+        task = self._task()
+        assert task is not None  # whoever asks for its costs holds it
+        return summed(task, y[None], u, times)[0]
+
+    def violations(self, y: np.ndarray, u: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """The constraints' residuals (..., H, k), at most 0 where they hold; `y` (..., H+1, ny), `u` (..., H, nu)."""
+        if self._constraints is None:
+            return np.zeros((*u.shape[:-1], 0))
+        return self._constraints.residuals(y[..., 1:, :], u, times)
+
+    def expansion(
+        self,
+        y: np.ndarray,
+        u: np.ndarray,
+        times: np.ndarray,
+        C: np.ndarray,
+        multipliers: np.ndarray | None = None,
+        penalty: float = 0.0,
+    ) -> Expansion:
+        """The model of the cost about readings `y` (H+1, ny) and controls `u` (H, nu).
+
+        Args:
+            y: readings.
+            u: controls.
+            times: when the steps end (H,) [s].
+            C: the readings' Jacobians (H+1, ny, n).
+            multipliers: of the constraints (H, k); none leaves constraints out.
+            penalty: rho.
+        """
+        reached, rows = y[1:], C[1:]
+        (horizon, nu), n = u.shape, C.shape[2]
+        gradient, hessian = np.zeros((horizon, n + nu)), np.zeros((horizon, n + nu, n + nu))
+        self._steps.add(reached, u, times, rows, gradient, hessian)
+        if self._last is not None:
+            end = slice(horizon - 1, horizon)
+            self._last.add(reached[end], u[end], times[end], rows[end], gradient[end], hessian[end])
+        if self._constraints is not None and multipliers is not None:
+            self._constraints.add(reached, u, times, rows, multipliers, penalty, gradient, hessian)
+        return Expansion(gradient, hessian)
+
+
+def penalised(violations: np.ndarray, multipliers: np.ndarray, penalty: float) -> np.ndarray:
+    """What the augmented Lagrangian adds (N,) for constraints' residuals (N, H, k) with `multipliers` (H, k)."""
+    pushed = np.maximum(0.0, multipliers + penalty * violations)
+    return ((pushed * pushed - multipliers * multipliers) / (2.0 * penalty)).sum((-2, -1))
+
+
+_known: dict[int, Objective] = {}
+
+
+def objective(task: Task) -> Objective:
+    """The objective of `task`, compiled at the first call.
+
+    Raises:
+        ValueError: a term or a constraint does not trace; the message names it.
+    """
+    key = id(task)
+    if key not in _known:
+        made = Objective(task)
+        _known[key] = made
+        weakref.finalize(task, _known.pop, key, None)
+    return _known[key]
+
+
+@contextmanager
+def _array_mode() -> Iterator[Any]:
+    """CasADi, in the mode in which its arrays trace."""
+    import casadi as ca
+
+    with _tracing:
+        before = ca.GlobalOptions.getNumpyMode()
+        ca.GlobalOptions.setNumpyMode(1)
+        try:
+            yield ca
+        finally:
+            ca.GlobalOptions.setNumpyMode(before)
+
+
+class _Traced:
+    """Readings, control and time as CasADi symbols, and residuals as expressions of them."""
+
+    def __init__(self, ca: Any, task: Task) -> None:
+        self.ca, self.task = ca, task
+        sizes = (("y", task.robot.layout.size), ("u", task.robot.nu), ("t", 1))
+        self.y, self.u, self.t = (ca.SX.sym(name, size) for name, size in sizes)
+        self.z = ca.vertcat(self.y, self.u)
+        a, b, c = (ca.ArrayInterfaceSX(s).reshape(s.numel()) for s in (self.y, self.u, self.t))
+        self.view, self.control, self.time = task.robot.layout(a), b, c[0]
+
+    def residual(self, kind: str, of: Any) -> Any:
+        """The residual of a term or a constraint, (k,)."""
+        try:
+            found = of.residual(self.view, self.control, self.time)
+            if len(found.shape) != 1:
+                raise ValueError(f"its residual has shape {found.shape} for a single state, not (k,)")
+            return found
+        except Exception as error:  # a residual is anyone's code
+            raise self.failed(kind, of, error) from error
+
+    def failed(self, kind: str, of: Any, error: Exception) -> ValueError:
+        return ValueError(
+            f"{self.task.name}'s {kind} {of.name!r} does not trace with CasADi, which planning with derivatives takes "
+            f"({type(error).__name__}: {error}); sampling planners such as cem do without"
+        )
+
+
+def _support(ca: Any, expression: Any, z: Any) -> list[int]:
+    """Which entries of `z` an expression depends on."""
+    return [i for i, depends in enumerate(ca.which_depends(expression, z, 1, False)) if depends]
+
+
+class _Model:
+    """Gradient and Hessian of a weighted sum of terms, by the entries of (y, u) that they depend on."""
+
+    def __init__(self, task: Task, weighted: list[tuple[Term, float]]) -> None:
+        with _array_mode() as ca:
+            traced = _Traced(ca, task)
+            cost, squares = ca.SX(0.0), []
+            for term, weight in weighted:
+                residual = traced.residual("term", term)
+                try:
+                    value = ca.SX(term.norm(residual).to_casadi())
+                except Exception as error:
+                    raise traced.failed("term", term, error) from error
+                if term.norm is quadratic:
+                    squares.append((weight, ca.vec(residual.to_casadi()), value))
+                else:
+                    cost += weight * value
+        z = traced.z
+        whole = cost + sum(weight * value for weight, _, value in squares)
+        self.active = _support(ca, whole, z)
+        if not self.active:
+            return
+        at = z[self.active]
+        outputs = [ca.jacobian(whole, at).T]
+        newton = ca.SX.zeros(at.numel(), at.numel())
+        for weight, residual, _ in squares:
+            slope = ca.jacobian(residual, at)
+            newton += weight * (slope.T @ slope)
+        self._squares = bool(squares) and not newton.is_zero()
+        if self._squares:
+            outputs.append(ca.vec(newton))
+        other = ca.hessian(cost, at)[0]
+        self._blocks = _components(np.array(ca.DM(other.sparsity(), 1).full(), bool))
+        outputs += [ca.vec(other[block, block]) for block in self._blocks]
+        function = ca.Function("model", [traced.y, traced.u, traced.t], outputs)
+        self._kernel = codegen.compile(function)
+        self._ny = traced.y.numel()
+
+    def add(
+        self,
+        y: np.ndarray,
+        u: np.ndarray,
+        times: np.ndarray,
+        C: np.ndarray,
+        gradient: np.ndarray,
+        hessian: np.ndarray,
+    ) -> None:
+        """Adds the sum's model at readings (H, ny) with Jacobians `C` (H, ny, n) to what is there."""
+        if not self.active:
+            return
+        found = self._kernel(y, u, times[:, None])
+        slope, *rest = found if isinstance(found, tuple) else (found,)
+        size, horizon = len(self.active), len(u)
+        slope = slope.reshape(horizon, size)
+        curve = np.zeros((horizon, size, size))
+        if self._squares:
+            curve += rest.pop(0).reshape(horizon, size, size)
+        for block, values in zip(self._blocks, rest):
+            curve[:, np.array(block)[:, None], block] += _convex(values.reshape(horizon, len(block), len(block)))
+        _chain(slope, curve, self.active, self._ny, C, gradient, hessian)
+
+
+class _Constraints:
+    """The residuals of all constraints, and their Jacobian by the entries of (y, u) that they depend on."""
+
+    def __init__(self, task: Task) -> None:
+        with _array_mode() as ca:
+            traced = _Traced(ca, task)
+            residuals = [ca.vec(traced.residual("constraint", c).to_casadi()) for c in task.constraints]
+        residual = ca.vertcat(*residuals)
+        self.count = residual.numel()
+        self.active = _support(ca, residual, traced.z) or [0]
+        slopes = ca.vec(ca.jacobian(residual, traced.z[self.active]).T)
+        given = [traced.y, traced.u, traced.t]
+        self._values = codegen.compile(ca.Function("constraints", given, [residual]))
+        self._kernel = codegen.compile(ca.Function("constraints", given, [residual, slopes]))
+        self._ny = traced.y.numel()
+
+    def residuals(self, y: np.ndarray, u: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """(..., H, k) at `y` (..., H, ny)."""
+        return self._values(y, u, times[:, None]).reshape(*u.shape[:-1], self.count)
+
+    def add(
+        self,
+        y: np.ndarray,
+        u: np.ndarray,
+        times: np.ndarray,
+        C: np.ndarray,
+        multipliers: np.ndarray,
+        penalty: float,
+        gradient: np.ndarray,
+        hessian: np.ndarray,
+    ) -> None:
+        """Adds the augmented Lagrangian's model to what is there; its Hessian is Gauss-Newton's."""
+        residual, slopes = self._kernel(y, u, times[:, None])
+        horizon = len(u)
+        slopes = slopes.reshape(horizon, self.count, len(self.active))
+        pushed = np.maximum(0.0, multipliers + penalty * residual.reshape(horizon, self.count))
+        active = slopes * (pushed > 0.0)[:, :, None]
+        slope = (slopes * pushed[:, :, None]).sum(1)
+        _chain(slope, penalty * active.mT @ active, self.active, self._ny, C, gradient, hessian)
+
+
+def _chain(
+    slope: np.ndarray,
+    curve: np.ndarray,
+    active: list[int],
+    ny: int,
+    C: np.ndarray,
+    gradient: np.ndarray,
+    hessian: np.ndarray,
+) -> None:
+    """Adds a model in the entries `active` of (y, u) to one in (x, u), by the readings' Jacobians `C` (H, ny, n)."""
+    horizon, n = len(C), C.shape[2]
+    jacobian = np.zeros((horizon, len(active), gradient.shape[1]))
+    readings = [i for i in active if i < ny]
+    jacobian[:, : len(readings), :n] = C[:, readings]
+    for row, i in enumerate(active[len(readings) :], len(readings)):
+        jacobian[:, row, n + i - ny] = 1.0
+    gradient += (slope[:, None] @ jacobian)[:, 0]
+    hessian += jacobian.mT @ (curve @ jacobian)
+
+
+def _convex(hessians: np.ndarray) -> np.ndarray:
+    """Symmetric matrices (H, k, k) with negative eigenvalues set to zero."""
+    if hessians.shape[1] == 1:
+        return np.maximum(hessians, 0.0)
+    values, vectors = np.linalg.eigh(hessians)
+    return (vectors * np.maximum(values, 0.0)[:, None]) @ vectors.mT
+
+
+def _components(pattern: np.ndarray) -> list[list[int]]:
+    """The blocks, as lists of indices, that a symmetric matrix with these non-zeros (k, k) falls into."""
+    from scipy.sparse.csgraph import connected_components
+
+    count, labels = connected_components(pattern, directed=False)
+    blocks = [np.flatnonzero(labels == label).tolist() for label in range(count)]
+    return [block for block in blocks if pattern[np.ix_(block, block)].any()]
