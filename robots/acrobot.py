@@ -7,7 +7,7 @@ import mujoco
 import numpy as np
 from scipy.linalg import solve_discrete_are
 
-from .arrays import Array, namespace, norm
+from .arrays import Array, namespace, norm, vector
 from .layout import Reading, View
 from .rewards import tolerance
 from .shaping import column, missing
@@ -89,6 +89,7 @@ class _Swingup:
     def __init__(self, sparse: bool) -> None:
         model = ROBOT.model
         first, second = model.body("upper_arm"), model.body("lower_arm")
+        self.shoulder = [float(v) for v in first.pos]
         self.upper = float(second.pos[2])
         self.lower = float(model.site("tip").pos[2])
         self.target = float(model.site("target").pos[2] - first.pos[2])  # above the shoulder
@@ -114,6 +115,12 @@ class _Swingup:
         """From the tip to the target [m]."""
         sin1, sin2, cos1, cos2 = y.once(self.directions)
         return norm(self.upper * sin1 + self.lower * sin2, self.upper * cos1 + self.lower * cos2 - self.target)
+
+    def trace(self, y: View) -> Array:
+        """The tip (..., 3) [m]."""
+        sin1, sin2, cos1, cos2 = y.once(self.directions)
+        x, side, z = self.shoulder
+        return vector(x + self.upper * sin1 + self.lower * sin2, side, z + self.upper * cos1 + self.lower * cos2)
 
     def energy(self, y: View) -> Array:
         """Mechanical energy [J], 0 with both links level and at rest."""
@@ -247,6 +254,7 @@ def _task(name: str, sparse: bool) -> Task:
         ),
         start=suite_start("acrobot", name),
         duration=10.0,
+        trace=measure.trace,
     )
 
 

@@ -9,6 +9,7 @@ from trimtab.sim.compiled import Compiled
 PLACES = {
     "reacher-easy": lambda data: data.geom("finger").xpos,
     "reacher-hard": lambda data: data.geom("finger").xpos,
+    "acrobot-swingup": lambda data: data.site("tip").xpos,
     "cheetah-run": lambda data: data.body("torso").xpos,
     "pendulum-swingup": lambda data: data.geom("mass").xpos,
     "cartpole-swingup": lambda data: data.body("pole_1").xpos + data.body("pole_1").xmat.reshape(3, 3)[:, 2],
