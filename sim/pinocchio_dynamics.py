@@ -111,12 +111,10 @@ class _Motion:
             joint, gear = int(model.actuator_trnid[i, 0]), float(model.actuator_gear[i, 0])
             dof = int(model.jnt_dofadr[joint])
             length, speed = gear * q[int(model.jnt_qposadr[joint])], gear * v[dof]
+            # A fixed gain has one parameter, no bias none: what is not used is 0.
             gain, bias = (
-                float(p[0]) + (float(p[1]) * length + float(p[2]) * speed if kind else 0.0)
-                for p, kind in (
-                    (model.actuator_gainprm[i], model.actuator_gaintype[i] == mujoco.mjtGain.mjGAIN_AFFINE),
-                    (model.actuator_biasprm[i], model.actuator_biastype[i] == mujoco.mjtBias.mjBIAS_AFFINE),
-                )
+                float(p[0]) + (float(p[1]) * length + float(p[2]) * speed if p[1:3].any() else 0.0)
+                for p in (model.actuator_gainprm[i], model.actuator_biasprm[i])
             )
             fixed = isinstance(gain, float) and isinstance(bias, float)
             reach = np.abs(gain * model.actuator_ctrlrange[i] + bias).max() if fixed else np.inf

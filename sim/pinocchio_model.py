@@ -38,7 +38,7 @@ def pinocchio_model(model: mujoco.MjModel) -> Any:
         first = int(model.body_jntadr[body])
         for j in range(first, first + int(model.body_jntnum[body])):
             made, before, after = _joint(model, j, pin)
-            if model.jnt_type[j] == Kind.mjJNT_FREE:
+            if Kind(model.jnt_type[j]) == Kind.mjJNT_FREE:
                 place = pin.SE3.Identity()  # its position is the world's
             joint = result.addJoint(joint, made, place * before, _name(model, mujoco.mjtObj.mjOBJ_JOINT, j))
             place = after
@@ -60,7 +60,7 @@ def _joint(model: mujoco.MjModel, j: int, pin: Any) -> tuple[Any, Any, Any]:
     """Pinocchio's joint for joint `j`, its placement in the frame before it, and that of the frame after it in it."""
     axis, anchor, none = np.array(model.jnt_axis[j]), np.array(model.jnt_pos[j]), np.eye(3)
     rest = float(model.qpos0[model.jnt_qposadr[j]])
-    kind = model.jnt_type[j]
+    kind = Kind(model.jnt_type[j])
     if kind == Kind.mjJNT_FREE:
         return pin.JointModelFreeFlyer(), pin.SE3.Identity(), pin.SE3.Identity()
     if kind == Kind.mjJNT_SLIDE:
@@ -128,7 +128,7 @@ def left_out(model: mujoco.MjModel) -> list[str]:
         found.append("compensation of gravity")
     if model.nflex:
         found.append("deformable bodies")
-    turning = np.isin(model.jnt_type, [Kind.mjJNT_FREE, Kind.mjJNT_BALL])
+    turning = np.isin(model.jnt_type, [int(Kind.mjJNT_FREE), int(Kind.mjJNT_BALL)])
     if model.jnt_stiffness[turning].any() or model.jnt_stiffnesspoly.any() or model.dof_dampingpoly.any():
         found.append("springs of free and ball joints, springs and damping that are not linear")
     if not flags & off.mjDSBL_ACTUATION:
@@ -144,13 +144,20 @@ def _plain(model: mujoco.MjModel, i: int) -> bool:
     """Whether actuator `i` is a motor on a hinge or slide without dynamics of its own."""
     joint = model.actuator_trnid[i, 0]
     return (
-        model.actuator_trntype[i] in (mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtTrn.mjTRN_JOINTINPARENT)
-        and model.jnt_type[joint] in (Kind.mjJNT_HINGE, Kind.mjJNT_SLIDE)
-        and model.actuator_dyntype[i] == mujoco.mjtDyn.mjDYN_NONE
-        and model.actuator_gaintype[i] in (mujoco.mjtGain.mjGAIN_FIXED, mujoco.mjtGain.mjGAIN_AFFINE)
-        and model.actuator_biastype[i] in (mujoco.mjtBias.mjBIAS_NONE, mujoco.mjtBias.mjBIAS_AFFINE)
-        and not model.actuator_damping[i].any()
-        and not model.actuator_armature[i].any()
+        mujoco.mjtTrn(model.actuator_trntype[i]) in (mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtTrn.mjTRN_JOINTINPARENT)
+        and Kind(model.jnt_type[joint]) in (Kind.mjJNT_HINGE, Kind.mjJNT_SLIDE)
+        and mujoco.mjtDyn(model.actuator_dyntype[i]) == mujoco.mjtDyn.mjDYN_NONE
+        and mujoco.mjtGain(model.actuator_gaintype[i]) in (mujoco.mjtGain.mjGAIN_FIXED, mujoco.mjtGain.mjGAIN_AFFINE)
+        and mujoco.mjtBias(model.actuator_biastype[i]) in (mujoco.mjtBias.mjBIAS_NONE, mujoco.mjtBias.mjBIAS_AFFINE)
+        and not any(
+            a[i].any()
+            for a in (
+                model.actuator_damping,
+                model.actuator_dampingpoly,
+                model.actuator_armature,
+                model.actuator_delay,
+            )
+        )
         and not model.jnt_actgravcomp[joint]
     )
 
