@@ -57,7 +57,8 @@ def draw(channel: socket.socket, settings: dict[str, Any]) -> None:
 
         from .picture import Picture
 
-    stream = rr.RecordingStream("trimtab", recording_id=settings["name"])
+    # Rerun keeps one layout and camera for all recordings of an application, that of the first one it opens.
+    stream = rr.RecordingStream(f"trimtab {settings['name']}", recording_id=settings["name"])
     if url is not None:
         stream.connect_grpc(url)
     else:
