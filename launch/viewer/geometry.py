@@ -87,7 +87,7 @@ def eye(model: Any, data: Any) -> Eye:
         return Eye(model.stat.extent * _DISTANCE * _VIEW, np.zeros(3))
     places, reach = data.geom_xpos[geoms], model.geom_rbound[geoms, None]
     low, high = (places - reach).min(0), (places + reach).max(0)
-    centre, radius = (low + high) / 2.0, max(np.linalg.norm(high - low) / 2.0, 0.1)
+    centre, radius = (low + high) / 2.0, max(float(np.linalg.norm(high - low)) / 2.0, 0.1)
     follow = _followed(model, geoms)
     fixed = np.flatnonzero((model.cam_bodyid == 0) & (model.cam_mode == mujoco.mjtCamLight.mjCAMLIGHT_FIXED))
     if follow is None and len(fixed):
