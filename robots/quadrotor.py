@@ -133,7 +133,7 @@ def _waypoint(y: View) -> tuple[Array, Array, Array]:
     """Where to be at the readings' time: x, y, z [m]."""
     x, side, z = (0.0 * y.clock + first for first in WAYPOINTS[0])
     for k, (before, after) in enumerate(itertools.pairwise(WAYPOINTS)):
-        passed = indicator(y.clock >= (k + 1) * LEG, y.clock)
+        passed = indicator(y.clock >= (k + 1) * LEG - 1e-6, y.clock)  # clocks sum up rounded steps
         x, side, z = (old + (b - a) * passed for old, a, b in zip((x, side, z), before, after))
     return x, side, z
 

@@ -14,7 +14,7 @@ from ..robots.symbolic import Symbolic
 from ..robots.task import Task
 from .closed_form import ClosedForm, diverged
 from .codegen import Kernel, rows
-from .integrators import ControlStep, difference
+from .integrators import ControlStep, difference, displaced
 from .interface import Rollout, SimulationError, State, available_cores, check_candidates
 from .linearization import Linearization, Trajectories
 
@@ -154,11 +154,15 @@ class CasadiDynamics:
 
     def _fill(self, memory: np.ndarray, state: State) -> None:
         """Writes the readings after `state` that are no function of the motion."""
-        times = state.time + self.dt * np.arange(1, memory.shape[1])
+        times = self._times(state, memory.shape[1] - 1)
         for entry in self.model.constant:
             memory[:, 1:, entry] = state.y[entry]
         for entry in self.model.clocks:
             memory[:, 1:, entry] = times
+
+    def _times(self, state: State, steps: int) -> np.ndarray:
+        """Of the states after each step (steps,) [s], summed up as a plant does."""
+        return np.cumsum(np.append(state.time, np.full(steps, self.dt)))[1:]
 
     def _interpret(self, b: _Buffers, controls: np.ndarray) -> None:
         """The rollout by CasADi's interpreter, all candidates a step."""
@@ -185,11 +189,27 @@ class CasadiDynamics:
         if diverged(x):
             raise SimulationError("the prediction diverged")
         packed = np.concatenate((x, packed[len(x) :]))
-        after = self.model.state(state.time + len(controls) * self.dt, packed)
+        after = self.model.state(float(self._times(state, len(controls))[-1]), packed)
         after.y[self.model.constant] = state.y[self.model.constant]
         return after
 
     # Derivatives -----------------------------------------------------------------------------------------------------
+
+    def coordinates(self, state: State) -> np.ndarray:
+        """The (q, v) of a full state, (nx,).
+
+        Raises:
+            ValueError: the state has no `x`, or one of another robot.
+        """
+        return self.model.unpack(state)
+
+    def place(self, state: State, x: np.ndarray) -> State:
+        """The full state that is as `state`, but at (q, v) = `x` (nx,)."""
+        return self.model.state(state.time, np.concatenate((x, self.model.packed(state)[len(x) :])))
+
+    def displace(self, x: np.ndarray, dx: np.ndarray) -> np.ndarray:
+        """The states (..., nx) to which tangent vectors `dx` (..., n) lead from `x` (..., nx)."""
+        return displaced(self.model.symbolic, x, dx)
 
     def difference(self, x: np.ndarray, other: np.ndarray) -> np.ndarray:
         """The tangent vectors (..., n) that lead from `other` (..., nx) to `x` (..., nx)."""

@@ -27,16 +27,16 @@ class CasadiSimulator:
         self._model = ClosedForm(task, symbolic)
         self._step = self._model.moves
         self._x: np.ndarray | None = None
-        self._began, self._steps = 0.0, 0
+        self._time = 0.0
 
     def reset(self, seed: int, state: State | None = None) -> State:
         """Begins an episode drawn by `seed`, or continues exactly from `state`."""
         x = self._model.begin(self.task.start(seed)) if state is None else self._model.packed(state)
         if diverged(x):
             raise SimulationError("the state to begin from is not finite, or too large")
-        self._began, self._steps = (0.0 if state is None else state.time), 0
+        self._time = 0.0 if state is None else state.time
         self._x = x.copy()
-        return self._model.state(self._began, self._x)
+        return self._model.state(self._time, self._x)
 
     def step(self, u: np.ndarray) -> State:
         """Advances by `dt` under `u` (nu,), clamped by the actuators' limits.
@@ -54,8 +54,8 @@ class CasadiSimulator:
         if diverged(end):
             raise SimulationError("the simulation diverged: a number of its state is not finite or too large")
         self._x[:nx] = end
-        self._steps += 1
-        return self._model.state(self._began + self._steps * self.dt, self._x)
+        self._time += self.dt  # summed up, as MuJoCo does: a restored state's clock goes on to the last bit
+        return self._model.state(self._time, self._x)
 
     def scene(self) -> Scene | None:
         """The robot's MuJoCo model, or the one made for drawing it; None where there is neither."""

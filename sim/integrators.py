@@ -142,6 +142,24 @@ def difference(s: Symbolic, x: np.ndarray, other: np.ndarray) -> np.ndarray:
     return found
 
 
+def displaced(s: Symbolic, x: np.ndarray, d: np.ndarray) -> np.ndarray:
+    """The states (..., nx) to which tangent vectors `d` (..., n) lead from `x` (..., nx): numbers of `retract`."""
+    shape = np.broadcast_shapes(np.shape(x)[:-1], np.shape(d)[:-1])
+    found = np.broadcast_to(x, (*shape, np.shape(x)[-1])).astype(float)
+    moves = np.broadcast_to(d, (*shape, np.shape(d)[-1]))
+    for i, j, turning in _blocks(s):
+        if not turning:
+            found[..., i] += moves[..., j]
+            continue
+        half = 0.5 * moves[..., j : j + 3]
+        length = np.linalg.norm(half, axis=-1, keepdims=True)
+        b, w = np.sinc(length / np.pi) * half, np.cos(length)
+        a, v = found[..., i : i + 1].copy(), found[..., i + 1 : i + 4].copy()
+        found[..., i : i + 1] = a * w - (v * b).sum(-1, keepdims=True)
+        found[..., i + 1 : i + 4] = a * b + w * v + np.cross(v, b)
+    return found
+
+
 @dataclass(frozen=True)
 class ControlStep:
     """A control period of `robot` in closed form, as CasADi functions; controls are taken as they are given.
