@@ -25,7 +25,7 @@ import numpy as np
 
 from ..robots import plugins
 from ..robots.task import Task
-from ..sim.interface import Dynamics, State, full_state
+from ..sim.interface import Dynamics
 from ..sim.linearization import Differentiable, Linearization, Trajectories
 from . import splines
 from .expansion import Objective, objective, penalised
@@ -301,15 +301,14 @@ class _Search:
 
     def _state(self) -> np.ndarray:
         """The part of the full state that trajectories hold (nx,)."""
-        return full_state(self.problem.state)[: self.model.nx]
+        return self.model.coordinates(self.problem.state)
 
     def guessed(self, x: np.ndarray, u: np.ndarray) -> _Trajectory:
         """A trajectory whose steps need not lead to one another."""
-        whole, nx = full_state(self.problem.state), self.model.nx
         y, reached = [], []
         nothing = np.zeros_like(u[:1]), np.zeros_like(self.gains[:1]), np.zeros(1)
         for k, state in enumerate(x):
-            begin = State(self.problem.state.time, self.problem.state.y, np.concatenate((state, whole[nx:])))
+            begin = self.model.place(self.problem.state, state)
             given = u[min(k, len(u) - 1)][None]
             found = self.model.policy_rollout(begin, np.stack([state] * 2), given, *nothing, self.limits)
             y.append(found.y[0, 0])
@@ -463,7 +462,7 @@ class _Search:
                 "gradient": self.gradient,
             },
             memory=Memory(status, reason, self.mu, self.multipliers, self.penalty),
-            feedback=Feedback(at.x.copy(), at.u.copy(), self.gains, self.model.difference, self.limits),
+            feedback=Feedback(at.x.copy(), at.u.copy(), self.gains, self.model, self.limits),
         )
 
     def _nothing(self, reason: str) -> Plan:

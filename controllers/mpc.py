@@ -75,4 +75,4 @@ class MPC:
         plan = self.latest
         if plan is None or self.due(state.time):
             plan = self.plan(state)
-        return plan.control(state.time, state.x)
+        return plan.control(state.time, state)

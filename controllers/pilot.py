@@ -200,7 +200,7 @@ class Schedule:
         entry = self.at(state.time)
         if entry is None:
             return Decision(self._rest)
-        return Decision(_checked(entry.plan.control(state.time, state.x), nu), entry.plan, state.time - entry.made)
+        return Decision(_checked(entry.plan.control(state.time, state), nu), entry.plan, state.time - entry.made)
 
     def predict(self, controller: PlanningController, state: State, steps: int) -> State:
         """The state `steps` after `state` under the plans made; `state` itself where the prediction diverges."""

@@ -2,12 +2,14 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
+from ..sim.interface import State
+from ..sim.linearization import Differentiable
 from .problem import Problem
 
 
@@ -19,19 +21,19 @@ class Feedback:
         x: the states that the steps are predicted to begin from, and the last one (H+1, nx).
         u: the controls there (H, nu).
         gains: K (H, nu, n).
-        difference: (x, x_k) -> the tangent vector (n,) from x_k to x.
+        model: whose states these are.
         limits: of controls (2, nu).
     """
 
     x: np.ndarray
     u: np.ndarray
     gains: np.ndarray
-    difference: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    model: Differentiable
     limits: np.ndarray
 
-    def control(self, step: int, x: np.ndarray) -> np.ndarray:
-        """The control (nu,) of `step` at state `x`; a state may hold more than a model's, after what it holds."""
-        away = self.difference(x[: self.x.shape[1]], self.x[step])
+    def control(self, step: int, state: State) -> np.ndarray:
+        """The control (nu,) of `step` at `state`, a full one."""
+        away = self.model.difference(self.model.coordinates(state), self.x[step])
         return np.clip(self.u[step] + self.gains[step] @ away, *self.limits)
 
 
@@ -73,14 +75,14 @@ class Plan:
         # Clocks sum up dt in floating point: a time just below a step's beginning belongs to that step.
         return math.floor((t - self.time) / self.dt + 1e-6)
 
-    def control(self, t: float, x: np.ndarray | None = None) -> np.ndarray:
+    def control(self, t: float, state: State | None = None) -> np.ndarray:
         """The control (nu,) in force at `t` [s]; the first or last one outside the plan's range.
 
-        Where the plan has `feedback`, it corrects for the full state `x` at `t`, if that is given and within range.
+        Where the plan has `feedback`, it corrects for the state at `t`, if that is given, full, and within range.
         """
         step = self.step_at(t)
-        if self.feedback is not None and x is not None and 0 <= step < len(self.controls):
-            return self.feedback.control(step, x)
+        if self.feedback is not None and 0 <= step < len(self.controls) and state is not None and state.x is not None:
+            return self.feedback.control(step, state)
         return self.controls[min(max(step, 0), len(self.controls) - 1)].copy()
 
     def shifted(self, t: float, horizon: int) -> np.ndarray:

@@ -49,12 +49,26 @@ class Differentiable(Dynamics, Protocol):
     """Dynamics with derivatives: what LQR, iLQR and the like search.
 
     Attributes:
-        nx: how many numbers of a full state's `x`, from the first on, move: states along trajectories hold those.
         tangent: n, dimensions of a small change of state.
     """
 
-    nx: int
     tangent: int
+
+    def coordinates(self, state: State) -> np.ndarray:
+        """What trajectories hold of a full state, (nx,): what moves, in this model's own order.
+
+        Raises:
+            ValueError: `state` has no `x`, or one of another robot.
+        """
+        ...
+
+    def place(self, state: State, x: np.ndarray) -> State:
+        """The full state that is as `state`, but at the coordinates `x` (nx,)."""
+        ...
+
+    def displace(self, x: np.ndarray, dx: np.ndarray) -> np.ndarray:
+        """The states (..., nx) to which tangent vectors `dx` (..., n) lead from `x` (..., nx)."""
+        ...
 
     def linearize(self, x: np.ndarray, u: np.ndarray) -> Linearization:
         """The linear model along states `x` (H+1, nx) and controls `u` (H, nu); gaps between steps are allowed."""

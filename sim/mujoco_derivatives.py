@@ -39,11 +39,6 @@ class MujocoDerivatives:
     _datas: list[mujoco.MjData]  # one for each thread
 
     @property
-    def nx(self) -> int:
-        """Numbers of a state."""
-        return self._compiled.nx
-
-    @property
     def tangent(self) -> int:
         """N = 2 nv + na, dimensions of a small change of state."""
         return 2 * self._compiled.model.nv + self._compiled.model.na
@@ -98,8 +93,16 @@ class MujocoDerivatives:
             mujoco.mj_integratePos(self._compiled.model, moved[i][1 : 1 + nq], np.array(moves[i][:nv]), 1.0)
         return moved
 
-    def state_at(self, x: np.ndarray) -> State:
-        """The full state, readings included, whose `x` (nx,) is this.
+    def coordinates(self, state: State) -> np.ndarray:
+        """The full state itself, (nx,).
+
+        Raises:
+            ValueError: `state` has no `x`.
+        """
+        return full_state(state)
+
+    def place(self, state: State, x: np.ndarray) -> State:
+        """The full state whose `x` (nx,) is this, readings included.
 
         Raises:
             SimulationError: it is not finite, or too large.
