@@ -80,6 +80,7 @@ class _Motion:
         self.implicit = not flags & off.mjDSBL_EULERDAMP
         self.springs = not flags & off.mjDSBL_SPRING
         self.actuated = not flags & off.mjDSBL_ACTUATION
+        self._rates: dict[float, Any] = {}  # made once, written down wherever they are needed
         self.symbolic = Symbolic(
             derivative=self.derivative, slopes=self.slopes, sense=self.sense, **motion_of(self.model)
         )
@@ -136,10 +137,14 @@ class _Motion:
 
     def derivative(self, x: SX, u: SX, h: float) -> SX:
         """(v, v') (2 nv, 1), see `Symbolic`."""
-        posture, v = self._posture(x)
-        force = posture.inward(self._force(x, u))
-        a = posture.forward_dynamics(v, force, origins=True, extra=self._extra(h))
-        return ca.vertcat(x[self.body.nq :], posture.outward(a))
+        if h not in self._rates:
+            at, by = ca.SX.sym("x", self.symbolic.nx), ca.SX.sym("u", self.symbolic.nu)
+            posture, v = self._posture(at)
+            force = posture.inward(self._force(at, by))
+            a = posture.forward_dynamics(v, force, origins=True, extra=self._extra(h))
+            rate = ca.vertcat(at[self.body.nq :], posture.outward(a))
+            self._rates[h] = ca.Function("rate", [at, by], [rate], {"cse": True})
+        return self._rates[h](x, u)
 
     def slopes(self, x: SX, u: SX, h: float) -> tuple[SX, SX]:
         """The derivative's own by x's tangent (n, n) and by u (n, nu): -M^-1 times those of M a + b - force."""
