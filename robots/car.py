@@ -11,7 +11,7 @@ from .arrays import Array, entry, indicator, namespace, norm, positive, vector
 from .layout import Reading, View
 from .rewards import tolerance
 from .symbolic import SX, Symbolic
-from .task import Robot, Start, Task, Term, quadratic
+from .task import Constraint, Robot, Start, Task, Term, quadratic
 
 LENGTH, WIDTH, WHEELBASE = 4.0, 1.8, 2.6
 """[m]; the axles are as far from the car's ends."""
@@ -141,6 +141,19 @@ def _reward(y: View, u: Array) -> Array:
     return free * near * (0.5 + 0.25 * straight + 0.25 * still)
 
 
+def _parked(y: View) -> Array:
+    """At rest on the place, along the road, and free."""
+    xp = namespace(y.heading)
+    straight = xp.logical_and(xp.cos(y.heading) >= 0.998, abs(y.speed) <= 0.1)
+    there = xp.logical_and(y.once(_away) <= 0.2, y.once(_least_clearance) >= 0.0)
+    return xp.logical_and(straight, there)
+
+
+def _touching(y: View, u: Array, t: Array) -> Array:
+    """How far the car's circles are within the others (..., 9) [m]; negative where they are free."""
+    return -y.once(clearance)
+
+
 def _off_place(y: View, u: Array, t: Array) -> Array:
     return vector(*y.once(_centre))
 
@@ -190,6 +203,8 @@ def parking() -> Task:
         start=_start,
         duration=15.0,
         trace=_trace,
+        goal=_parked,
+        constraints=(Constraint("clearance", _touching),),
     )
 
 

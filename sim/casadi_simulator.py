@@ -4,14 +4,14 @@ import mujoco
 import numpy as np
 
 from ..robots.symbolic import Symbolic
-from ..robots.task import Start, Task
+from ..robots.task import Task
 from .closed_form import ClosedForm, diverged
 from .compiled import Compiled
 from .interface import Scene, SimulationError, State, check_control
 
 
 class CasadiSimulator:
-    """A task's robot in closed form; states are saved and restored exactly, those of the MuJoCo plant included.
+    """A task's robot in closed form; states are saved and restored exactly, the MuJoCo plant's of the same robot too.
 
     Args:
         task: whose robot it is.
@@ -60,16 +60,9 @@ class CasadiSimulator:
     def scene(self) -> Scene | None:
         """The robot's MuJoCo model, or the one made for drawing it; None where there is neither."""
         robot, drawing = self.task.robot, self._model.symbolic.drawing
-        nq, nx = self._model.symbolic.nq, self._model.symbolic.nx
         if robot.build is not None:
             compiled = Compiled(robot)
-            sizes = [p.size for p in compiled.parameters]
-
-            def restore(x: np.ndarray) -> None:
-                values = np.split(x[nx:], np.cumsum(sizes)[:-1]) if sizes else []
-                compiled.begin(Start(x[:nq], x[nq:nx], tuple(values)))
-
-            return Scene(compiled.model, compiled.data, restore)
+            return Scene(compiled.model, compiled.data, compiled.unpack)
         if drawing is None:
             return None
         model = drawing().compile()

@@ -13,7 +13,7 @@ from ..robots.suite import parameter_value
 from ..robots.symbolic import SX, Symbolic
 from ..robots.task import Start, Task
 from .codegen import Kernel, compile
-from .compiled import INTEGRATION
+from .compiled import Compiled
 from .integrators import ControlStep, displacement, lifted
 from .interface import State, full_state
 
@@ -24,8 +24,8 @@ LARGEST = 1e10
 class ClosedForm:
     """The motion and the readings of a task's robot, compiled.
 
-    A packed state is (q, v) followed by the values of the robot's parameters. MuJoCo's states of the same robot are
-    understood as well.
+    States hold (q, v) and the values of the robot's parameters; for a robot with a MuJoCo model within what MuJoCo's
+    states of it hold, so that each understands those of the other.
 
     Attributes:
         symbolic: the robot's motion.
@@ -57,7 +57,11 @@ class ClosedForm:
         self._readings()
         self._parameters = [parameter_value(robot.model, p).copy() for p in robot.parameters] if self._given else []
         self.nx = s.nx + sum(p.size for p in self._parameters)
-        self._mujoco = mujoco.mj_stateSize(robot.model, INTEGRATION) if self._given else -1
+        # What stands before and after (q, v) in a state.
+        self._before = self._after = np.empty(0)
+        if self._given:
+            rest = Compiled(robot)
+            self._before, _, self._after = np.split(rest.pack()[: rest.nintegration], [1, 1 + s.nx])
 
     def _readings(self) -> None:
         """Sorts the readings' entries by where they come from."""
@@ -193,7 +197,7 @@ class ClosedForm:
     # States ----------------------------------------------------------------------------------------------------------
 
     def begin(self, start: Start) -> np.ndarray:
-        """The packed state (nx,) of an episode's start."""
+        """(q, v, parameters) (nx,) of an episode's start."""
         return np.concatenate((start.qpos, start.qvel, *start.parameters)).astype(float)
 
     def unpack(self, state: State) -> np.ndarray:
@@ -205,29 +209,32 @@ class ClosedForm:
         return self.packed(state)[: self.symbolic.nx].copy()
 
     def packed(self, state: State) -> np.ndarray:
-        """`state.x` as (q, v, parameters), MuJoCo's included.
+        """Its (q, v, parameters) (nx,).
 
         Raises:
             ValueError: the state has no `x`, or one of another robot.
         """
-        x, s = full_state(state), self.symbolic
-        if x.shape == (self.nx,):
-            return x
-        if self._given and x.shape == (self._mujoco + self.nx - s.nx,):
-            return np.concatenate((x[1 : 1 + s.nx], x[self._mujoco :]))  # time comes first
-        raise ValueError(f"a state of {self.robot.name} in closed form has {self.nx} numbers, not {x.shape}")
+        x, first, last = full_state(state), len(self._before), len(self._after)
+        if x.shape != (first + self.nx + last,):
+            size = first + self.nx + last
+            raise ValueError(f"a state of {self.robot.name} in closed form has {size} numbers, not {x.shape}")
+        moving = first + self.symbolic.nx
+        return np.concatenate((x[first:moving], x[moving + last :]))
 
-    def state(self, time: float, x: np.ndarray) -> State:
-        """The state with packed `x` (nx,), of which it keeps a copy, at `time` [s]."""
-        x = x.astype(float)
+    def state(self, time: float, packed: np.ndarray) -> State:
+        """The state at `time` [s] with (q, v, parameters) `packed` (nx,)."""
+        x, nx = np.asarray(packed, float), self.symbolic.nx
         y = np.empty(self.slots)
-        y[self.homes] = x[: self.symbolic.nx]
+        y[self.homes] = x[:nx]
         if self.derives is not None:
-            y[self.derived] = self.derives(x[: self.symbolic.nx])
+            y[self.derived] = self.derives(x[:nx])
         y[self.clocks] = time
         if self.constant:
             self._put_constants(x, y)
-        return State(time, y[: self.robot.layout.size].copy(), x)
+        whole = np.concatenate((self._before, x[:nx], self._after, x[nx:]))
+        if self._given:
+            whole[0] = time
+        return State(time, y[: self.robot.layout.size].copy(), whole)
 
     def _put_constants(self, x: np.ndarray, y: np.ndarray) -> None:
         values, at = {}, self.symbolic.nx
