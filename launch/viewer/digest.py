@@ -17,6 +17,8 @@ from .messages import Event, Lines, Message, Opening, Shape, Shapes, Steps, Trai
 
 OVERLAY_PERIOD = 0.1
 """Least time between two drawings of candidates, or of the trail [s], in the plant's time."""
+NOTE_PERIOD = 1.0
+"""Least time between two replans that are told as more than a detail [s]."""
 TRAIL = 3.0
 """Length of the trail [s]."""
 POINTS = 17
@@ -55,7 +57,7 @@ class Digest:
         self._tendons: dict[str, int] = {}
         self._seen: set[int] = set()
         self._opened = False
-        self._overlaid = self._trailed = -math.inf
+        self._overlaid = self._trailed = self._noted = -math.inf
         self._trail: deque[tuple[float, np.ndarray]] = deque()
         self._succeeded = -math.inf
         self._faults: set[tuple[str, int]] = set()
@@ -105,7 +107,11 @@ class Digest:
         if time < self._overlaid + OVERLAY_PERIOD - 5e-7:
             return
         self._overlaid = time
-        yield Event(time, "DEBUG", f"replan: cost {plan.cost:.4g}, {timing.plan_ms:.1f} ms")
+        # One a second is for everybody to see.
+        level = "INFO" if time >= self._noted + NOTE_PERIOD - 5e-7 else "DEBUG"
+        if level == "INFO":
+            self._noted = time
+        yield Event(time, level, f"replan: cost {plan.cost:.4g}, {timing.plan_ms:.1f} ms")
         if plan.prediction is not None and self.task.trace is not None:
             none = np.empty((0, 1, 1))
             tried = none if plan.candidates is None else plan.candidates

@@ -10,7 +10,7 @@ import numpy as np
 from .messages import Eye, Mesh, Shape
 
 GROUPS = (0, 1, 2)
-"""Of geoms and sites, those that MuJoCo's own viewer shows by default."""
+"""Of geoms and sites, those that MuJoCo's own viewer shows by default; all meshes of a robot whose skin hides them."""
 WORLD = "world"
 BODIES = f"{WORLD}/bodies"
 
@@ -138,7 +138,8 @@ def _shape(model: Any, kind: str, i: int) -> Shape | None:
 
     rgba = _colour(model, of("rgba"), int(of("matid")))
     type_ = _TYPES(int(of("type")))
-    if of("group") not in GROUPS or rgba[3] == 0.0 or type_ not in _KINDS:
+    bone = model.nskin > 0 and type_ == _TYPES.mjGEOM_MESH
+    if not (of("group") in GROUPS or bone) or rgba[3] == 0.0 or type_ not in _KINDS:
         return None
     size, mesh = of("size").copy(), None
     if type_ == _TYPES.mjGEOM_SPHERE:

@@ -6,7 +6,7 @@ The first two compute what is drawn; a process of their own draws it, so that re
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -70,30 +70,29 @@ class _Drawing:
 
     def start(self, scene: Scene | None, task: Task) -> None:
         """Begins the picture with the scene."""
-        self._digest = Digest(scene, task)
-        self._line = self._connect()
-        for message in self._digest.geometry():
-            self._send(message)
+        with self._noting():
+            self._digest = Digest(scene, task)
+            self._line = self._connect()
+            self._send(self._digest.geometry())
 
     def step(self, state: State, u: np.ndarray, plan: Plan | None, timing: Timing) -> None:
         """Gathers the step; sends what is gathered if it is time."""
         assert self._digest is not None
         self._gathered.append(Frame(state, u, timing))
-        if plan is not None and plan is not self._plan:
-            self._plan = plan
-            for message in self._digest.plan(plan, state, timing):
-                self._send(message)
-        if time.monotonic() >= self._sent + self.period:
-            self._send_gathered()
+        with self._noting():
+            if plan is not None and plan is not self._plan:
+                self._plan = plan
+                self._send(self._digest.plan(plan, state, timing))
+            if time.monotonic() >= self._sent + self.period:
+                self._send_gathered()
 
     def end(self, episode: Episode) -> None:
         """Sends what is missing, and waits until all is drawn."""
         assert self._digest is not None
         assert self._line is not None
-        self._send_gathered()
-        for message in self._digest.rest(episode):
-            self._send(message)
         with self._noting():
+            self._send_gathered()
+            self._send(self._digest.rest(episode))
             self._line.close()
 
     def closing(self) -> None:
@@ -110,14 +109,13 @@ class _Drawing:
         assert self._digest is not None
         gathered, self._gathered = self._gathered, []
         self._sent = time.monotonic()
-        for message in self._digest.steps(gathered):
-            self._send(message)
+        self._send(self._digest.steps(gathered))
 
-    def _send(self, message: Message) -> None:
+    def _send(self, messages: Iterable[Message]) -> None:
         assert self._line is not None
-        # The scores of a step are sent once, whatever else of it is; the start has none.
-        worth = len(message.time) if isinstance(message, Steps) and "reward" in message.curves else 0
-        with self._noting():
+        for message in messages:
+            # The scores of a step are sent once, whatever else of it is; the start has none.
+            worth = len(message.time) if isinstance(message, Steps) and "reward" in message.curves else 0
             self._line.send(message, worth)
 
     @contextlib.contextmanager
@@ -126,6 +124,9 @@ class _Drawing:
             yield
         except (OSError, Stalled) as error:
             self.trouble = str(error)
+            raise
+        except Exception as error:  # whatever it is: the run goes on, and says at its end what is missing
+            self.trouble = f"{type(error).__name__}: {error}"
             raise
 
 

@@ -58,7 +58,8 @@ def draw(channel: socket.socket, settings: dict[str, Any]) -> None:
         from .picture import Picture
 
     # Rerun keeps one layout and camera for all recordings of an application, that of the first one it opens.
-    stream = rr.RecordingStream(f"trimtab {settings['name']}", recording_id=settings["name"])
+    # A recording has an identity of its own: a second run would otherwise be drawn into the first one's picture.
+    stream = rr.RecordingStream(f"trimtab {settings['name']}")
     if url is not None:
         stream.connect_grpc(url)
     else:
