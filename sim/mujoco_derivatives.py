@@ -19,12 +19,14 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from .compiled import INTEGRATION, Compiled
+from .compiled import DIVERGED, INTEGRATION, Compiled
 from .interface import State, full_state
 from .linearization import Linearization, Trajectories
 
 EPSILON = 1e-6
 """Size of the differences. Steps are smooth to about 1e-10, and second derivatives of order one."""
+
+_FAULTS = [int(warning) for warning, _ in DIVERGED]
 
 
 class MujocoDerivatives:
@@ -233,17 +235,17 @@ class MujocoDerivatives:
         (horizon, nu), count = u.shape, len(steps)
         states, controls = np.empty((count, horizon + 1, c.nx)), np.empty((count, horizon, nu))
         sensors = np.empty((count, horizon + 1, c.nsensed))
-        duration = (horizon * c.substeps - 0.5) * c.model.opt.timestep
         # Writable, for native code is compiled for that kind of array only.
         given = [np.require(a, float, ["C", "W"]) for a in (x, u, feedforward, feedback)]
         bounds = np.require(limits, float, ["C", "W"])
 
         def follow(data: mujoco.MjData, k: int) -> bool:
-            return loops.follow(
+            data.warning.number[:] = 0
+            loops.follow(
                 *loops.library(), c.model._address, data._address, not self._quaternions, self._sizes, c.substeps,
-                duration, data.ctrl, begin, *given, float(steps[k]), bounds, states[k], controls[k], sensors[k],
-                data.sensordata,
+                data.ctrl, begin, *given, float(steps[k]), bounds, states[k], controls[k], sensors[k], data.sensordata,
             )  # fmt: skip
+            return not data.warning.number[_FAULTS].any()  # MuJoCo has reset the simulation by itself then
 
         valid = np.array(self._on_all(follow, [(k,) for k in range(count)]), bool)
         y = np.empty((count, horizon + 1, c.robot.layout.size))

@@ -89,16 +89,16 @@ def _between(differentiate, m, simple, nq, nv, na, x, other, dx):  # type: ignor
 
 
 @_native(
-    types.boolean(
-        *_FUNCTIONS, _INT, _INT, types.boolean, types.UniTuple(_INT, 4), _INT, types.float64,
+    types.void(
+        *_FUNCTIONS, _INT, _INT, types.boolean, types.UniTuple(_INT, 4), _INT,
         _ROW, _ROW, _ROWS, _ROWS, _ROWS, _STACK, types.float64, _ROWS, _ROWS, _ROWS, _ROWS, _ROW,
     ),
 )  # fmt: skip
 def follow(  # type: ignore[no-untyped-def]
-    step, step1, set_state, get_state, differentiate, integrate, m, d, simple, sizes, substeps, duration,
+    step, step1, set_state, get_state, differentiate, integrate, m, d, simple, sizes, substeps,
     ctrl, begin, x, u, feedforward, feedback, size, limits, states, controls, sensors, sensordata,
 ):  # fmt: skip
-    """Rolls out one policy: fills `states` (H+1, nx), `controls` (H, nu), `sensors` (H+1, ns); whether it is valid."""
+    """Rolls out one policy: fills `states` (H+1, nx), `controls` (H, nu), `sensors` (H+1, ns)."""
     nq, nv, na, signature = sizes
     horizon, nu = u.shape
     dx = np.empty(2 * nv + na)
@@ -121,8 +121,6 @@ def follow(  # type: ignore[no-untyped-def]
     get_state(m, d, _address(states[horizon]), signature)
     step1(m, d)
     _copy(sensors[horizon], sensordata)
-    # MuJoCo resets a diverged simulation by itself, and its clock with it.
-    return states[horizon, 0] > begin[0] + duration
 
 
 @_native(
