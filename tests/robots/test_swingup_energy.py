@@ -1,6 +1,5 @@
 """What the swing-up tasks' terms speak of, against MuJoCo: the pendulum's energy, the acrobot's balance."""
 
-
 import mujoco
 import numpy as np
 import pytest
