@@ -32,6 +32,9 @@ PERIOD = 4.0
 WIDTH, HEIGHT = 0.2, 0.1
 """Half the width (y) and half the height (z) of the figure eight [m]."""
 
+CLOSE = 0.005
+"""How far the tip may be from where it is to be on the figure eight [m]."""
+
 _FOLDER = "cmeel.prefix/share/example-robot-data/robots/panda_description"
 
 
@@ -245,10 +248,19 @@ def _distances(y: View) -> tuple[Array, Array]:
     return norm(*(entry(place, n) for n in range(3))), norm(*(entry(axes, n) for n in range(6)))
 
 
-def _reached(y: View, u: Array) -> Array:
-    """1 within 1 cm and 0.05 of the target's axes; falling off over 0.5 m, and over a quarter turn."""
+NEAR, ALIGNED = 0.01, 0.05
+"""How far off the tip may be at the target [m], and its axes."""
+
+
+def _reaching(y: View, u: Array) -> Array:
+    """1 at the target; falling off over 0.5 m, and over a quarter turn."""
     place, axes = y.once(_distances)
-    return tolerance(place, (0.0, 0.01), margin=0.5) * (0.5 + 0.5 * tolerance(axes, (0.0, 0.05), margin=1.5))
+    return tolerance(place, (0.0, NEAR), margin=0.5) * (0.5 + 0.5 * tolerance(axes, (0.0, ALIGNED), margin=1.5))
+
+
+def _reached(y: View) -> Array:
+    place, axes = y.once(_distances)
+    return namespace(place).logical_and(place <= NEAR, axes <= ALIGNED)
 
 
 def _place_error(y: View, u: Array, t: Array) -> Array:
@@ -281,7 +293,7 @@ def reach() -> Task:
     return Task(
         name="panda-reach",
         robot=robot,
-        score=_reached,
+        score=_reaching,
         terms=(
             Term("place", _place_error, quadratic, weight=40.0, terminal_weight=400.0),
             Term("axes", _axes_error, quadratic, weight=4.0, terminal_weight=40.0),
@@ -292,6 +304,7 @@ def reach() -> Task:
         start=_reach_start,
         duration=4.0,
         trace=_tip,
+        goal=_reached,
     )
 
 
@@ -359,8 +372,12 @@ def _lag(y: View) -> Array:
 
 
 def _following(y: View, u: Array) -> Array:
-    """1 within 5 mm of where the tip is to be; falling off over 20 cm."""
-    return tolerance(y.once(_lag), (0.0, 0.005), margin=0.2)
+    """1 within `CLOSE` of where the tip is to be; falling off over 20 cm."""
+    return tolerance(y.once(_lag), (0.0, CLOSE), margin=0.2)
+
+
+def _on_the_eight(y: View) -> Array:
+    return y.once(_lag) <= CLOSE
 
 
 def figure_eight() -> Task:
@@ -382,6 +399,7 @@ def figure_eight() -> Task:
         start=_eight_start,
         duration=10.0,
         trace=_tip,
+        goal=_on_the_eight,
     )
 
 
