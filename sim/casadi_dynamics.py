@@ -223,11 +223,10 @@ class CasadiDynamics:
         """
         if len(x) != len(u) + 1:
             raise ValueError(f"{len(x)} states and {len(u)} controls: there must be one state more")
-        horizon, n, observes = len(u), self.tangent, self.model.observes
+        x, u = np.asarray(x, float), np.asarray(u, float)
         a, b = self.model.linear(x[:-1], u)
-        c = observes(x) if isinstance(observes, Kernel) else np.repeat(observes[None], len(x), 0)
-        # A kernel has no matrices of a single column.
-        return Linearization(a.reshape(horizon, n, n), b.reshape(horizon, n, -1), c.reshape(horizon + 1, -1, n))
+        (c,) = self.model.observes(x)
+        return Linearization(a, b, c)
 
     def curvature(self, x: np.ndarray, u: np.ndarray, p: np.ndarray) -> np.ndarray:
         """Second derivatives (H, n + nu, n + nu) of p' (the next state), by tangent vectors of x and by u.
@@ -236,9 +235,12 @@ class CasadiDynamics:
             x: states (H, nx).
             u: controls (H, nu).
             p: tangent covectors (H, n) at each step's end.
+
+        Raises:
+            ValueError: arrays of other shapes.
         """
-        size = self.tangent + self.model.symbolic.nu
-        return self.model.curved(x, u, p).reshape(-1, size, size)
+        (second,) = self.model.curved(*(np.asarray(a, float) for a in (x, u, p)))
+        return second
 
     def policy_rollout(
         self,

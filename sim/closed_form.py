@@ -16,6 +16,7 @@ from .codegen import Kernel, compile
 from .compiled import Compiled
 from .integrators import ControlStep, displacement, lifted
 from .interface import State, full_state
+from .varying import Varying
 
 LARGEST = 1e10
 """Numbers of a state beyond it mean that it diverged, as in MuJoCo."""
@@ -173,26 +174,23 @@ class ClosedForm:
         return self._compiled([x, reference, u, ahead, gain, a, low, high], [control, end, self._derived(end)])
 
     @cached_property
-    def linear(self) -> Kernel:
+    def linear(self) -> Varying:
         """(x (nx,), u (nu,)) -> A (n, n), B (n, nu)."""
-        return compile(self.step.linear)
+        return Varying(self.step.linear)
 
     @cached_property
-    def curved(self) -> Kernel:
+    def curved(self) -> Varying:
         """(x (nx,), u (nu,), p (n,)) -> second derivatives (n + nu, n + nu), see `ControlStep.curved`."""
-        return compile(self.step.curved)
+        return Varying(self.step.curved)
 
     @cached_property
-    def observes(self) -> Kernel | np.ndarray:
-        """C (ny, n), how the readings change with the tangent of x (nx,); an array where that is always the same."""
+    def observes(self) -> Varying:
+        """C (ny, n), how the readings change with the tangent of x (nx,)."""
         import casadi as ca
 
         x = ca.SX.sym("x", self.symbolic.nx)
-        slope = ca.jacobian(self.readings(x), x)
-        slope = ca.densify(ca.mtimes(slope, lifted(self.symbolic, x)))
-        if slope.is_constant():
-            return ca.DM(slope).full()
-        return compile(ca.Function("observes", [x], [slope]))
+        slope = ca.mtimes(ca.jacobian(self.readings(x), x), lifted(self.symbolic, x))
+        return Varying(ca.Function("observes", [x], [slope]))
 
     # States ----------------------------------------------------------------------------------------------------------
 

@@ -370,6 +370,39 @@ def test_states_of_another_robot_are_refused():
     dynamics.close()
 
 
+def test_derivatives_of_wrong_shapes_are_refused():
+    dynamics = CasadiDynamics(robots.load("cartpole-swingup"))
+    for x, u in (
+        (np.zeros((4, 3)), np.zeros((3, 1))),
+        (np.zeros((4, 4)), np.zeros((3, 2))),
+        (np.zeros(4), np.zeros(3)),
+    ):
+        with pytest.raises(ValueError, match="has shape"):
+            dynamics.linearize(x, u)
+    with pytest.raises(ValueError, match=r"input 2 has shape \(2, 4\), not \(3, 4\)"):
+        dynamics.curvature(np.zeros((3, 4)), np.zeros((3, 1)), np.zeros((2, 4)))
+
+
+@pytest.mark.parametrize("name", ["cartpole-swingup", "quadrotor-waypoints", "car-parking"])
+def test_neither_lanes_nor_compiler_change_derivatives(name, monkeypatch):
+    task = robots.load(name)
+    dynamics, plant = CasadiDynamics(task), sim.make("casadi", task)
+    x = np.stack([dynamics.coordinates(plant.reset(seed)) for seed in range(12)])
+    (u,) = some_controls(task, 1, 11)
+    p = np.random.default_rng(0).standard_normal((11, dynamics.tangent))
+    found = dynamics.linearize(x, u)
+    a, b = (m.full() for m in dynamics.step.linear(x[3], u[3]))
+    np.testing.assert_allclose(found.A[3], a, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(found.B[3], b, rtol=1e-12, atol=1e-14)
+    second = dynamics.curvature(x[:-1], u, p)
+    np.testing.assert_allclose(second[5], dynamics.step.curved(x[5], u[5], p[5]).full(), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(second, second.transpose(0, 2, 1), rtol=1e-9, atol=1e-12)
+    monkeypatch.setattr(codegen, "load", lambda *_: None)
+    again = CasadiDynamics(task).linearize(x[::-1][::-1], np.asfortranarray(u))
+    for one, other in ((found.A, again.A), (found.B, again.B), (found.C, again.C)):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-13)
+
+
 @pytest.mark.parametrize("name", ["cartpole-swingup", "quadrotor-waypoints"])
 def test_states_are_mujocos(name):
     task = robots.load(name)
