@@ -17,7 +17,7 @@ from trimtab import robots, sim
 from trimtab.robots import plugins
 from trimtab.sim.interface import available_cores
 
-CASES = ("cartpole-swingup:casadi", "quadrotor-waypoints:casadi")
+CASES = ("cartpole-swingup:casadi", "quadrotor-waypoints:casadi", "panda-reach:pinocchio")
 
 
 def raw_model(robot: robots.Robot) -> mujoco.MjModel:
@@ -102,7 +102,7 @@ def main() -> None:
             f"{low:.0f} - {high:.0f}",
             f"{apart:.0e}",
         )
-    Console().print(table)
+    Console(width=max(110, Console().width)).print(table)
 
 
 if __name__ == "__main__":
