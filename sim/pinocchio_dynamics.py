@@ -17,7 +17,7 @@ from ..robots.task import Task
 from .casadi_dynamics import CasadiDynamics
 from .casadi_simulator import CasadiSimulator
 from .integrators import lifted
-from .pinocchio_model import FRAMES, left_out, pinocchio_model
+from .pinocchio_model import FRAMES, frame_name, left_out, pinocchio_model
 from .rigid_body import Posture, RigidBody
 
 Sensor = mujoco.mjtSensor
@@ -93,7 +93,7 @@ class _Motion:
         posture = self.body.at(q)
         return posture, posture.inward(x[self.body.nq :])
 
-    def _force(self, x: SX, u: SX) -> SX:
+    def _force(self, posture: Posture, x: SX, u: SX) -> SX:
         """What springs, dampers and motors do to each degree of freedom (nv, 1), in MuJoCo's coordinates."""
         model = self.model
         q, v = x[: model.nq], x[model.nq :]
@@ -102,34 +102,49 @@ class _Motion:
             for j in np.flatnonzero(model.jnt_stiffness):
                 at, dof = int(model.jnt_qposadr[j]), int(model.jnt_dofadr[j])
                 force[dof] -= float(model.jnt_stiffness[j]) * (q[at] - float(model.qpos_spring[at]))
-        return force + self._motors(q, v, u) if self.actuated else force
+        return force + self._motors(posture, q, v, u) if self.actuated else force
 
-    def _motors(self, q: SX, v: SX, u: SX) -> SX:
+    def _motors(self, posture: Posture, q: SX, v: SX, u: SX) -> SX:
         model = self.model
         total = ca.SX(model.nv, 1)
-        most = np.zeros(model.nv)  # that motors can do to each degree of freedom
+        most = np.zeros(model.nv)  # that motors on joints can do to each degree of freedom
         for i in range(model.nu):
-            joint, gear = int(model.actuator_trnid[i, 0]), float(model.actuator_gear[i, 0])
-            dof = int(model.jnt_dofadr[joint])
-            length, speed = gear * q[int(model.jnt_qposadr[joint])], gear * v[dof]
+            thruster = mujoco.mjtTrn(model.actuator_trntype[i]) == mujoco.mjtTrn.mjTRN_SITE
+            if thruster:
+                arm = self._arm(posture, i)
+                length, speed = 0.0, ca.dot(arm, v)
+            else:
+                joint, gear = int(model.actuator_trnid[i, 0]), float(model.actuator_gear[i, 0])
+                dof = int(model.jnt_dofadr[joint])
+                length, speed = gear * q[int(model.jnt_qposadr[joint])], gear * v[dof]
             # A fixed gain has one parameter, no bias none: what is not used is 0.
             gain, bias = (
                 float(p[0]) + (float(p[1]) * length + float(p[2]) * speed if p[1:3].any() else 0.0)
                 for p in (model.actuator_gainprm[i], model.actuator_biasprm[i])
             )
-            fixed = isinstance(gain, float) and isinstance(bias, float)
+            fixed = isinstance(gain, float) and isinstance(bias, float) and model.actuator_ctrllimited[i]
             reach = np.abs(gain * model.actuator_ctrlrange[i] + bias).max() if fixed else np.inf
-            if not model.actuator_ctrllimited[i]:
-                reach = np.inf
             force = gain * u[i] + bias
             if model.actuator_forcelimited[i]:
                 force, reach = _within(force, model.actuator_forcerange[i], reach)
-            total[dof] += gear * force
-            most[dof] += abs(gear) * reach
+            if thruster:
+                total = total + arm * force
+                most[np.array(arm.sparsity().row())] = np.inf
+            else:
+                total[dof] += gear * force
+                most[dof] += abs(gear) * reach
         for j in np.flatnonzero(model.jnt_actfrclimited):
             dof = int(model.jnt_dofadr[j])
             total[dof], _ = _within(total[dof], model.jnt_actfrcrange[j], most[dof])
         return total
+
+    def _arm(self, posture: Posture, i: int) -> SX:
+        """What a unit of thruster `i` does to each degree of freedom (nv, 1): its power is the wrench's at its site."""
+        v = ca.SX.sym("v", self.body.nv)
+        name = frame_name(self.model, mujoco.mjtObj.mjOBJ_SITE, int(self.model.actuator_trnid[i, 0]))
+        frame, gear = posture.frame(name, posture.inward(v)), ca.sparsify(ca.DM(self.model.actuator_gear[i]))
+        push, twist = (ca.mtimes(frame.rotation, part) for part in (gear[:3], gear[3:]))
+        return ca.jacobian(ca.dot(push, frame.velocity) + ca.dot(twist, frame.angular_velocity), v).T
 
     def _extra(self, h: float) -> np.ndarray | None:
         """What damping adds to the inertia that the joints feel, where it acts at the end of a step of `h` [s]."""
@@ -140,7 +155,7 @@ class _Motion:
         if h not in self._rates:
             at, by = ca.SX.sym("x", self.symbolic.nx), ca.SX.sym("u", self.symbolic.nu)
             posture, v = self._posture(at)
-            force = posture.inward(self._force(at, by))
+            force = posture.inward(self._force(posture, at, by))
             a = posture.forward_dynamics(v, force, origins=True, extra=self._extra(h))
             rate = ca.vertcat(at[self.body.nq :], posture.outward(a))
             self._rates[h] = ca.Function("rate", [at, by], [rate], {"cse": True})
@@ -152,7 +167,7 @@ class _Motion:
         at, by, a = ca.SX.sym("x", s.nx), ca.SX.sym("u", nu), ca.SX.sym("a", nv)
         posture, v = self._posture(at)
         inner = posture.inward(a)
-        residual = posture.inverse_dynamics(v, inner, origins=True) - posture.inward(self._force(at, by))
+        residual = posture.inverse_dynamics(v, inner, origins=True) - posture.inward(self._force(posture, at, by))
         extra = self._extra(h)
         if extra is not None:
             residual = residual + ca.DM(extra) * inner

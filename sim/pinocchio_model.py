@@ -47,10 +47,10 @@ def pinocchio_model(model: mujoco.MjModel) -> Any:
         if joint:
             result.appendBodyToJoint(joint, _inertia(model, body, pin), place * inertia)
     result.armature = np.array(model.dof_armature)
-    for kind, (name, inside) in _frames(model).items():
+    for kind, inside in _frames(model).items():
         for i, (body, where, turn) in enumerate(inside):
             joint, place = carriers[body]
-            label = f"{name} {_name(model, kind, i)}"
+            label = frame_name(model, kind, i)
             if not result.existFrame(label):
                 result.addFrame(pin.Frame(label, joint, 0, place * pose(where, turn), pin.FrameType.OP_FRAME))
     return result
@@ -76,8 +76,13 @@ def _inertia(model: mujoco.MjModel, body: int, pin: Any) -> Any:
     return pin.Inertia(float(model.body_mass[body]), np.zeros(3), np.diag(model.body_inertia[body]))
 
 
-def _frames(model: mujoco.MjModel) -> dict[Any, tuple[str, list[tuple[int, np.ndarray, np.ndarray]]]]:
-    """Of each kind of object: what its frames are called, and of each one its body, place and quaternion there."""
+def frame_name(model: mujoco.MjModel, kind: Any, i: int) -> str:
+    """What the frame of the `i`-th object of a kind, one of `FRAMES`, is called."""
+    return f"{FRAMES[kind]} {_name(model, kind, i)}"
+
+
+def _frames(model: mujoco.MjModel) -> dict[Any, list[tuple[int, np.ndarray, np.ndarray]]]:
+    """The frames of each kind of object: their bodies, places and quaternions there."""
     bodies, none, still = range(model.nbody), np.zeros(3), np.array([1.0, 0.0, 0.0, 0.0])
     inside = {
         "body": [(i, none, still) for i in bodies],
@@ -85,7 +90,7 @@ def _frames(model: mujoco.MjModel) -> dict[Any, tuple[str, list[tuple[int, np.nd
         "site": list(zip(model.site_bodyid, model.site_pos, model.site_quat)),
         "geom": list(zip(model.geom_bodyid, model.geom_pos, model.geom_quat)),
     }
-    return {kind: (name, inside[name]) for kind, name in FRAMES.items()}
+    return {kind: inside[name] for kind, name in FRAMES.items()}
 
 
 def _name(model: mujoco.MjModel, kind: Any, i: int) -> str:
@@ -105,8 +110,8 @@ def _matrix(quaternion: np.ndarray) -> np.ndarray:
 def left_out(model: mujoco.MjModel) -> list[str]:
     """What acts on the bodies of `model` that is none of: inertia, gravity, joints' springs and damping, motors.
 
-    Motors act on hinges and slides, with a gain and a bias that are affine in position and velocity. Limits of joints
-    are not listed: short of them, they do nothing.
+    Motors act on hinges and slides, or as thrusters at sites, with a gain and a bias that are affine in position and
+    velocity. Limits of joints are not listed: short of them, they do nothing.
     """
     flags, found = model.opt.disableflags, []
     off = mujoco.mjtDisableBit
@@ -141,24 +146,20 @@ def left_out(model: mujoco.MjModel) -> list[str]:
 
 
 def _plain(model: mujoco.MjModel, i: int) -> bool:
-    """Whether actuator `i` is a motor on a hinge or slide without dynamics of its own."""
-    joint = model.actuator_trnid[i, 0]
+    """Whether actuator `i` is a motor on a hinge or slide, or at a site, without dynamics of its own."""
+    kind, (target, reference) = mujoco.mjtTrn(model.actuator_trntype[i]), model.actuator_trnid[i]
+    if kind in (mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtTrn.mjTRN_JOINTINPARENT):
+        moves = Kind(model.jnt_type[target]) in (Kind.mjJNT_HINGE, Kind.mjJNT_SLIDE)
+        moves = moves and not model.jnt_actgravcomp[target]
+    else:
+        moves = kind == mujoco.mjtTrn.mjTRN_SITE and reference < 0
+    beside = model.actuator_damping, model.actuator_dampingpoly, model.actuator_armature, model.actuator_delay
     return (
-        mujoco.mjtTrn(model.actuator_trntype[i]) in (mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtTrn.mjTRN_JOINTINPARENT)
-        and Kind(model.jnt_type[joint]) in (Kind.mjJNT_HINGE, Kind.mjJNT_SLIDE)
+        moves
         and mujoco.mjtDyn(model.actuator_dyntype[i]) == mujoco.mjtDyn.mjDYN_NONE
         and mujoco.mjtGain(model.actuator_gaintype[i]) in (mujoco.mjtGain.mjGAIN_FIXED, mujoco.mjtGain.mjGAIN_AFFINE)
         and mujoco.mjtBias(model.actuator_biastype[i]) in (mujoco.mjtBias.mjBIAS_NONE, mujoco.mjtBias.mjBIAS_AFFINE)
-        and not any(
-            a[i].any()
-            for a in (
-                model.actuator_damping,
-                model.actuator_dampingpoly,
-                model.actuator_armature,
-                model.actuator_delay,
-            )
-        )
-        and not model.jnt_actgravcomp[joint]
+        and not any(a[i].any() for a in beside)
     )
 
 

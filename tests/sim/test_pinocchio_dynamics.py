@@ -56,6 +56,7 @@ ALL_JOINTS = """
     <position joint="yaw" kp="12" kv="0.4" forcerange="-1 1"/>
     <motor joint="slide" gear="7"/>
     <velocity joint="swing" kv="3" ctrlrange="-2 2"/>
+    <general site="tip" gear="0.3 -0.2 1 0.1 0 0.05" gainprm="2" biastype="affine" biasprm="0.5 0 -0.1"/>
   </actuator>
 </mujoco>"""
 
@@ -257,3 +258,18 @@ def test_readings_that_are_not_given_are_listed():
     )
     with pytest.raises(ValueError, match=r"does not give these readings: turn, momentum; use the mujoco"):
         PinocchioDynamics(task)
+
+
+@pytest.mark.parametrize(
+    "name", ["pendulum-swingup", "acrobot-swingup", "planar_quadrotor-hover", "quadrotor-waypoints"]
+)
+def test_equations_by_hand_say_the_same(name):
+    task = load(name)
+    by_hand, motion = task.robot.symbolic(), rigid(task)
+    x, u = ca.SX.sym("x", motion.nx), ca.SX.sym("u", motion.nu)
+    both = ca.Function("both", [x, u], [s.derivative(x, u, h) for s in (by_hand, motion) for h in (0.0, 0.01)])
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        q, v = random_state(task.robot.model, rng)
+        found = [np.ravel(f.full()) for f in both(np.concatenate((q, v)), rng.uniform(-1.0, 1.0, motion.nu))]
+        np.testing.assert_allclose(found[2:], found[:2], rtol=1e-9, atol=1e-9)
