@@ -171,7 +171,8 @@ class _Motion:
         extra = self._extra(h)
         if extra is not None:
             residual = residual + ca.DM(extra) * inner
-        slope = ca.jacobian(residual, ca.vertcat(at, by))
+        # Backwards: 4893 instructions for the Panda instead of 5835; as many as forwards for trees.
+        slope = ca.jacobian(residual, ca.vertcat(at, by), {"helper_options": {"ad_weight": 1.0}})
         slope = ca.horzcat(ca.mtimes(slope[:, : s.nx], lifted(s, at)), slope[:, s.nx :])
         found = posture.outward(posture.factors(extra).solve(-slope))
         function = ca.Function("slopes", [at, by, a], [found])
