@@ -57,6 +57,7 @@ def _arm() -> mujoco.MjSpec:
     folder = _files()
     spec = mujoco.MjSpec.from_file(str(folder / "urdf" / "panda.urdf"))
     spec.modelname = "panda"
+    spec.compiler.discardvisual = False  # what touches nothing is still to be seen
     spec.option.timestep = DT
     for mesh in spec.meshes:  # named as ROS does, by package
         mesh.file = str(folder / "meshes" / "collision" / Path(mesh.file).name)

@@ -42,6 +42,14 @@ def test_mujocos_arm_is_pinocchios(arm, name):
         np.testing.assert_allclose(data.site("tip").xmat.reshape(3, 3), theirs.oMf[tip].rotation, rtol=0, atol=1e-12)
 
 
+def test_the_arm_is_to_be_seen():
+    model = load("panda-figure_eight").robot.model
+    shown = [model.body(model.geom_bodyid[i]).name for i in range(model.ngeom) if model.geom_dataid[i] >= 0]
+    assert set(shown) == {"world", *(f"panda_link{i}" for i in range(1, 8))}  # the hand is the seventh's
+    assert not model.geom_contype.any()
+    assert sum(model.site(i).name.startswith("eight") for i in range(model.nsite)) == 64
+
+
 def test_limits_are_the_urdfs(arm):
     robot = load("panda-reach").robot
     np.testing.assert_array_equal(robot.control_limits, [-arm.effortLimit, arm.effortLimit])
