@@ -12,7 +12,7 @@ from .layout import Reading, View
 from .rewards import tolerance
 from .shaping import column, missing
 from .suite import suite_spec, suite_start
-from .symbolic import SX, Symbolic, moment, motion_of
+from .symbolic import SX, Symbolic, model_key, moment, motion_of
 from .task import Robot, Task, Term
 
 
@@ -57,7 +57,7 @@ def symbolic() -> Symbolic:
         scale = 1.0 / (m11 * m22 - m12 * m12)
         return ca.vertcat(x[2], x[3], scale * (m22 * f1 - m12 * f2), scale * (m11 * f2 - m12 * f1))
 
-    return Symbolic(derivative=derivative, **motion_of(model))
+    return Symbolic(derivative=derivative, key=model_key(model), **motion_of(model))
 
 
 ROBOT = Robot(

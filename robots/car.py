@@ -75,7 +75,9 @@ def symbolic() -> Symbolic:
         heading, speed = x[2], x[3]
         return ca.vertcat(speed * ca.cos(heading), speed * ca.sin(heading), speed * ca.tan(u[0]) / WHEELBASE, u[1])
 
-    return Symbolic(nq=4, nv=0, nu=2, derivative=derivative, timestep=0.05, integrator="rk4", drawing=_drawing)
+    return Symbolic(
+        nq=4, nv=0, nu=2, derivative=derivative, timestep=0.05, integrator="rk4", drawing=_drawing, key="car"
+    )
 
 
 ROBOT = Robot(

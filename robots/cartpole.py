@@ -8,7 +8,7 @@ from .layout import Reading, View
 from .rewards import tolerance
 from .shaping import column, missing
 from .suite import suite_spec, suite_start
-from .symbolic import SX, Symbolic, joint_limit, moment, motion_of
+from .symbolic import SX, Symbolic, joint_limit, model_key, moment, motion_of
 from .task import Robot, Task, Term
 
 
@@ -44,7 +44,7 @@ def symbolic() -> Symbolic:
             x[2], x[3], scale * (pole * push - coupling * twist), scale * (cart * twist - coupling * push)
         )
 
-    return Symbolic(derivative=derivative, **motion_of(model))
+    return Symbolic(derivative=derivative, key=model_key(model), **motion_of(model))
 
 
 ROBOT = Robot(

@@ -8,7 +8,7 @@ from .layout import Reading, View
 from .rewards import tolerance
 from .shaping import column, missing
 from .suite import suite_spec, suite_start
-from .symbolic import SX, Symbolic, moment, motion_of
+from .symbolic import SX, Symbolic, model_key, moment, motion_of
 from .task import Robot, Task, Term
 
 
@@ -27,7 +27,7 @@ def symbolic() -> Symbolic:
         torque = weight * ca.sin(x[0]) - damping * x[1] + gear * u[0]
         return ca.vertcat(x[1], torque / (inertia + h * damping))
 
-    return Symbolic(derivative=derivative, **motion_of(model))
+    return Symbolic(derivative=derivative, key=model_key(model), **motion_of(model))
 
 
 ROBOT = Robot(

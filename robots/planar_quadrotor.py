@@ -10,7 +10,7 @@ import numpy as np
 from .arrays import Array, entry, namespace, norm, vector
 from .layout import Reading, View
 from .rewards import tolerance
-from .symbolic import SX, Symbolic, moment, motion_of
+from .symbolic import SX, Symbolic, model_key, moment, motion_of
 from .task import Robot, Start, Task, Term, quadratic
 
 MASS, ARM, GRAVITY = 0.6, 0.25, 9.81
@@ -77,7 +77,7 @@ def symbolic() -> Symbolic:
         turn = -(arms[0] * first + arms[1] * second) / inertia
         return ca.vertcat(x[3:], lift * ca.sin(x[2]), lift * ca.cos(x[2]) - gravity, turn)
 
-    return Symbolic(derivative=derivative, **motion_of(model))
+    return Symbolic(derivative=derivative, key=model_key(model), **motion_of(model))
 
 
 ROBOT = Robot(

@@ -12,7 +12,7 @@ import numpy as np
 from .arrays import Array, entry, indicator, namespace, norm, vector
 from .layout import Reading, View
 from .rewards import tolerance
-from .symbolic import SX, Symbolic, motion_of
+from .symbolic import SX, Symbolic, model_key, motion_of
 from .task import Robot, Start, Task, Term, quadratic
 
 MASS, ARM, GRAVITY = 0.8, 0.12, 9.81
@@ -111,7 +111,7 @@ def symbolic() -> Symbolic:
         turn = (push[1:] - ca.cross(spin, inertia * spin)) / inertia
         return ca.vertcat(x[7:], push[0] / mass * along - fall, turn)
 
-    return Symbolic(derivative=derivative, **motion_of(model))
+    return Symbolic(derivative=derivative, key=model_key(model), **motion_of(model))
 
 
 ROBOT = Robot(

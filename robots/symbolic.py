@@ -8,6 +8,7 @@ A small change of x is a tangent vector, three numbers (a rotation vector in the
 and one for any other entry, those of q first: n = nq - (number of quaternions) + nv.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -41,6 +42,9 @@ class Symbolic:
         slopes: (x, u, h) -> the derivative's own, by x's tangent (n, n) and by u (n, nu), where cheaper ones are known
             than automatic differentiation finds.
         drawing: makes a fresh MuJoCo spec to draw a robot which has no MuJoCo model; its positions are the first of q.
+        key: stands for all the numbers in the expressions of a robot that is part of trimtab: with the same code, the
+            same key means the same expressions, so that these need not be built where compiled ones are kept on disk.
+            None: they are built at each start.
 
     Raises:
         ValueError: sizes that do not fit each other, a time step that is not positive, or an unknown integrator.
@@ -56,6 +60,7 @@ class Symbolic:
     sense: Callable[[Reading, SX], SX | None] | None = None
     slopes: Callable[[SX, SX, float], tuple[SX, SX]] | None = None
     drawing: Callable[[], mujoco.MjSpec] | None = None
+    key: str | None = None
 
     def __post_init__(self) -> None:
         starts = sorted(self.quaternions)
@@ -110,6 +115,13 @@ def motion_of(model: mujoco.MjModel) -> dict[str, Any]:
         "integrator": known[integrator],
         "quaternions": tuple(starts),
     }
+
+
+def model_key(model: mujoco.MjModel) -> str:
+    """A hash of all of the model's numbers: the `key` of a `Symbolic` that depends on nothing else."""
+    content = np.empty(mujoco.mj_sizeModel(model), np.uint8)
+    mujoco.mj_saveModel(model, None, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def joint_limit(model: mujoco.MjModel, joint: str) -> Callable[[SX, SX, SX, SX], SX]:

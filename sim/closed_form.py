@@ -1,6 +1,10 @@
 """A task's robot in closed form as compiled code: what the `casadi` dynamics and the `casadi` plant have in common."""
 
+import functools
+import hashlib
+from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import mujoco
@@ -12,10 +16,11 @@ from ..robots.layout import Reading
 from ..robots.suite import parameter_value
 from ..robots.symbolic import SX, Symbolic
 from ..robots.task import Start, Task
-from .codegen import Kernel, compile
+from .codegen import Kernel, compile, remembered, remembered_note
 from .compiled import Compiled
 from .integrators import ControlStep, displacement, lifted
 from .interface import State, full_state
+from .native import read, write
 from .varying import Varying
 
 LARGEST = 1e10
@@ -55,7 +60,8 @@ class ClosedForm:
         if robot.nu != s.nu:
             raise ValueError(f"{robot.name} in closed form has {s.nu} controls, but {robot.nu} control limits")
         self.step = ControlStep(s, robot.dt)
-        self._readings()
+        self._key = None if s.key is None else self._identity(s.key)
+        self._sort_readings()
         self._parameters = [parameter_value(robot.model, p).copy() for p in robot.parameters] if self._given else []
         self.nx = s.nx + sum(p.size for p in self._parameters)
         # What stands before and after (q, v) in a state.
@@ -64,55 +70,89 @@ class ClosedForm:
             rest = Compiled(robot)
             self._before, _, self._after = np.split(rest.pack()[: rest.nintegration], [1, 1 + s.nx])
 
-    def _readings(self) -> None:
-        """Sorts the readings' entries by where they come from."""
-        import casadi as ca
+    def _identity(self, key: str) -> str:
+        """What all compiled functions depend on."""
+        robot, s = self.robot, self.symbolic
+        sizes = (s.nq, s.nv, s.nu, s.timestep, s.integrator, s.quaternions, robot.dt, robot.control_limits.tolist())
+        form = f"{s.derivative.__module__} {s.derivative.__qualname__}"
+        told = f"{_our_code()} {form} {key} {sizes} {robot.readings} {robot.parameters}"
+        return hashlib.sha256(told.encode()).hexdigest()
 
+    def _sort_readings(self) -> None:
+        """Sorts the readings' entries by where they come from."""
         s, robot = self.symbolic, self.robot
-        x = ca.SX.sym("x", s.nx)
         homes: dict[int, int] = {}
         self.derived: list[int] = []
         self.constant: list[int] = []
         self.clocks: list[int] = []
-        expressions, missing = [], []
+        self._again: list[int] = []  # entries of x that are derived: they have a home already
+        self._sensed: list[Reading] = []
+        copies = []
         for reading in robot.readings:
             at = robot.layout[reading.name].start
             entries = _entries(s, reading)
             if entries is not None:
                 for k, i in enumerate(entries):
                     if homes.setdefault(i, at + k) != at + k:
-                        self.derived.append(at + k)
-                        expressions.append(x[i])
+                        copies.append(at + k)
+                        self._again.append(i)
             elif reading.source == "parameter":
                 self.constant += range(at, at + reading.size)
             elif reading.sensor == mujoco.mjtSensor.mjSENS_CLOCK:
                 self.clocks.append(at)
             else:
-                found = s.sense(reading, x) if s.sense is not None else None
-                if found is None:
-                    missing.append(reading.name)
-                else:
-                    self.derived += range(at, at + reading.size)
-                    expressions.append(found)
+                self._sensed.append(reading)
+        self.derived = copies + [
+            i for r in self._sensed for i in range(robot.layout[r.name].start, robot.layout[r.name].stop)
+        ]
+        note = None if self._key is None else remembered_note(f"{self._key} readings")
+        if note is None or read(note) is None:  # else they have been found to be given
+            self._readings  # noqa: B018 - raises what is wrong
+            if note is not None:
+                write(note, b"given")
+        hidden = [i for i in range(s.nx) if i not in homes]
+        self.slots = robot.layout.size + len(hidden)
+        homes.update(zip(hidden, range(robot.layout.size, self.slots)))
+        self.homes = np.array([homes[i] for i in range(s.nx)])
+
+    @cached_property
+    def _readings(self) -> tuple[SX, SX]:
+        """The state x (nx,), and the readings derived from it."""
+        import casadi as ca
+
+        s, robot = self.symbolic, self.robot
+        x = ca.SX.sym("x", s.nx)
+        found = [(r, None if s.sense is None else s.sense(r, x)) for r in self._sensed]
+        missing = [r.name for r, expression in found if expression is None]
         if missing:
             raise ValueError(
                 f"{robot.name} in closed form does not give these readings: {', '.join(missing)}; "
                 f"use the mujoco dynamics and simulator"
             )
-        hidden = [i for i in range(s.nx) if i not in homes]
-        self.slots = robot.layout.size + len(hidden)
-        homes.update(zip(hidden, range(robot.layout.size, self.slots)))
-        self.homes = np.array([homes[i] for i in range(s.nx)])
-        # All readings, in order; those that are no function of x as zeros.
-        columns = [ca.SX(1, 1)] * robot.layout.size
-        for i in range(s.nx):
-            if homes[i] < robot.layout.size:
-                columns[homes[i]] = x[i]
-        derived = ca.vertcat(*expressions) if expressions else ca.SX(0, 1)
+        parts: list[Any] = [ca.SX(0, 1), *(x[i] for i in self._again), *(expression for _, expression in found)]
+        return x, ca.vertcat(*parts)
+
+    @cached_property
+    def _derived(self) -> Any:
+        """The `casadi.Function` x (nx,) -> the readings that are computed from it."""
+        import casadi as ca
+
+        x, derived = self._readings
+        return ca.Function("derived", [x], [derived])
+
+    @cached_property
+    def readings(self) -> Any:
+        """The `casadi.Function` x (nx,) -> all readings (ny,); those that are no function of x are zeros."""
+        import casadi as ca
+
+        x, derived = self._readings
+        columns = [ca.SX(1, 1)] * self.robot.layout.size
+        for i, home in enumerate(self.homes):
+            if home < len(columns):
+                columns[home] = x[i]
         for k, at in enumerate(self.derived):
             columns[at] = derived[k]
-        self.readings = ca.Function("readings", [x], [ca.vertcat(*columns)])
-        self._derived = ca.Function("derived", [x], [derived])
+        return ca.Function("readings", [x], [ca.vertcat(*columns)])
 
     # Compiled functions, each when it is first used ------------------------------------------------------------------
 
@@ -127,11 +167,21 @@ class ClosedForm:
             entries.append(v if high[i] == np.inf else ca.fmin(v, float(high[i])))
         return ca.vertcat(*entries)
 
-    def _compiled(self, inputs: list[Any], outputs: list[Any]) -> Kernel:
-        import casadi as ca
+    def _named(self, name: str) -> str | None:
+        """The key of the function `name`."""
+        return None if self._key is None else f"{self._key} {name}"
 
-        outputs = [o for o in outputs if o.numel()]
-        return compile(ca.Function("closed_form", inputs, outputs, {"cse": True}), nan="kept")
+    def _compiled(self, name: str, build: Callable[[], tuple[list[SX], list[SX]]]) -> Kernel:
+        """The kernel of the inputs and outputs that `build` gives; outputs without entries are left out."""
+
+        def function() -> Any:
+            import casadi as ca
+
+            inputs, outputs = build()
+            return ca.Function(name, inputs, [o for o in outputs if o.numel()], {"cse": True})
+
+        key = self._named(name)
+        return compile(function(), nan="kept") if key is None else remembered(key, function, nan="kept")
 
     @cached_property
     def moves(self) -> Kernel:
@@ -139,21 +189,27 @@ class ClosedForm:
 
         (x (nx,), u (nu,)) -> the state after it, and the readings computed from that, if there are.
         """
-        import casadi as ca
 
-        x, u = ca.SX.sym("x", self.symbolic.nx), ca.SX.sym("u", self.symbolic.nu)
-        end = self.step.function(x, self._limited(u))
-        return self._compiled([x, u], [end, self._derived(end)])
+        def build() -> tuple[list[SX], list[SX]]:
+            import casadi as ca
+
+            x, u = ca.SX.sym("x", self.symbolic.nx), ca.SX.sym("u", self.symbolic.nu)
+            end = self.step.function(x, self._limited(u))
+            return [x, u], [end, self._derived(end)]
+
+        return self._compiled("moves", build)
 
     @cached_property
     def derives(self) -> Kernel | None:
         """The readings computed from x (nx,); None where there are no such."""
-        import casadi as ca
-
         if not self.derived:
             return None
-        x = ca.SX.sym("x", self.symbolic.nx)
-        return self._compiled([x], [self._derived(x)])
+
+        def build() -> tuple[list[SX], list[SX]]:
+            x, derived = self._readings
+            return [x], [derived]
+
+        return self._compiled("derives", build)
 
     @cached_property
     def follows(self) -> Kernel:
@@ -162,35 +218,43 @@ class ClosedForm:
         (x (nx,), reference (nx,), u (nu,), feedforward (nu,), feedback (nu, n), a (1,), low (nu,), high (nu,)) -> the
         control (nu,), the state after it, and the readings computed from that, if there are.
         """
-        import casadi as ca
 
-        s = self.symbolic
-        x, reference = ca.SX.sym("x", s.nx), ca.SX.sym("reference", s.nx)
-        u, ahead, gain = ca.SX.sym("u", s.nu), ca.SX.sym("ahead", s.nu), ca.SX.sym("gain", s.nu, s.tangent)
-        a, low, high = ca.SX.sym("a"), ca.SX.sym("low", s.nu), ca.SX.sym("high", s.nu)
-        away = displacement(s, x, reference)
-        control = ca.fmin(ca.fmax(u + a * ahead + ca.mtimes(gain, away), low), high)
-        end = self.step.function(x, self._limited(control))
-        return self._compiled([x, reference, u, ahead, gain, a, low, high], [control, end, self._derived(end)])
+        def build() -> tuple[list[SX], list[SX]]:
+            import casadi as ca
+
+            s = self.symbolic
+            x, reference = ca.SX.sym("x", s.nx), ca.SX.sym("reference", s.nx)
+            u, ahead, gain = ca.SX.sym("u", s.nu), ca.SX.sym("ahead", s.nu), ca.SX.sym("gain", s.nu, s.tangent)
+            a, low, high = ca.SX.sym("a"), ca.SX.sym("low", s.nu), ca.SX.sym("high", s.nu)
+            away = displacement(s, x, reference)
+            control = ca.fmin(ca.fmax(u + a * ahead + ca.mtimes(gain, away), low), high)
+            end = self.step.function(x, self._limited(control))
+            return [x, reference, u, ahead, gain, a, low, high], [control, end, self._derived(end)]
+
+        return self._compiled("follows", build)
 
     @cached_property
     def linear(self) -> Varying:
         """(x (nx,), u (nu,)) -> A (n, n), B (n, nu)."""
-        return Varying(self.step.linear)
+        return Varying(lambda: self.step.linear, self._named("linear"))
 
     @cached_property
     def curved(self) -> Varying:
         """(x (nx,), u (nu,), p (n,)) -> second derivatives (n + nu, n + nu), see `ControlStep.curved`."""
-        return Varying(self.step.curved)
+        return Varying(lambda: self.step.curved, self._named("curved"))
 
     @cached_property
     def observes(self) -> Varying:
         """C (ny, n), how the readings change with the tangent of x (nx,)."""
-        import casadi as ca
 
-        x = ca.SX.sym("x", self.symbolic.nx)
-        slope = ca.mtimes(ca.jacobian(self.readings(x), x), lifted(self.symbolic, x))
-        return Varying(ca.Function("observes", [x], [slope]))
+        def build() -> Any:
+            import casadi as ca
+
+            x = ca.SX.sym("x", self.symbolic.nx)
+            slope = ca.mtimes(ca.jacobian(self.readings(x), x), lifted(self.symbolic, x))
+            return ca.Function("observes", [x], [slope])
+
+        return Varying(build, self._named("observes"))
 
     # States ----------------------------------------------------------------------------------------------------------
 
@@ -244,6 +308,18 @@ class ClosedForm:
                 drawn = values.get((reading.array, reading.object))
                 row = parameter_value(self.robot.model, reading) if drawn is None else drawn
                 y[self.robot.layout[reading.name]] = row[list(reading.index)]
+
+
+@functools.cache
+def _our_code() -> str:
+    """A hash of all code that expressions come from, and of what writes them down."""
+    import casadi as ca
+
+    files = sorted(file for room in ("robots", "sim") for file in (Path(__file__).parents[1] / room).glob("*.py"))
+    told = hashlib.sha256(ca.CasadiMeta.version().encode())
+    for file in files:
+        told.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return told.hexdigest()
 
 
 def diverged(x: np.ndarray) -> np.ndarray:

@@ -7,14 +7,17 @@ function: the same numbers, slower.
 
 import ctypes
 import functools
+import hashlib
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from .lanes import LIBRARY, Assembly, Value
-from .native import NAME, Entry, load, machine
+from .native import NAME, Entry, load, machine, read, recall, write
 
 
 class Kernel:
@@ -33,6 +36,7 @@ class Kernel:
         self.inputs, self.outputs, self.total = inputs, outputs, total
         self._flat = flat
         self._entry: Entry | None = None
+        self._told: dict[str, Any] | None = None  # where the code is kept
 
     @property
     def native(self) -> bool:
@@ -198,7 +202,47 @@ def compile(function: Any, *, total: bool = False, nan: Literal["ignored", "kept
     if code is not None:
         text = code.module(NAME, "i64 %points, i64 %steps, ptr %table") + "\n!0 = !{}\n"
         kernel._entry = load(text, code.library)
+        here = machine()
+        if here is not None:
+            kernel._told = {"code": here.key(text), "library": sorted(code.library)}
     return kernel
+
+
+def remembered(key: str, build: Callable[[], Any], *, nan: Literal["ignored", "kept"] = "ignored") -> Kernel:
+    """The kernel of the function that `build` makes, which it need not where the disk holds the kernel.
+
+    Args:
+        key: stands for all that the function depends on, the code that makes it included: where it is the same, the
+            function must be.
+        build: makes the `casadi.Function`.
+        nan: as for `compile`.
+    """
+    note = remembered_note(f"{nan} {key}")
+    if note is not None and (found := read(note)) is not None:
+        told = json.loads(found)
+        entry = recall(told["code"], told["library"])
+        if entry is not None:
+            inputs, outputs = ([tuple(shape) for shape in told[k]] for k in ("inputs", "outputs"))
+            kernel = Kernel(None, inputs, outputs, False)
+            kernel._entry = entry
+            return kernel
+    kernel = compile(build(), nan=nan)
+    if note is not None and kernel.native and kernel._told is not None:
+        write(note, json.dumps(kernel._told | {"inputs": kernel.inputs, "outputs": kernel.outputs}).encode())
+    return kernel
+
+
+def remembered_note(key: str) -> str | None:
+    """Under what to keep a note of `key` on disk, this machine and the code that compiles told in; None without one."""
+    here = machine()
+    return None if here is None else here.key(f"note of {_own_code()} {key}")
+
+
+@functools.cache
+def _own_code() -> str:
+    """A hash of the code that compiles."""
+    files = (Path(__file__).parent / name for name in ("codegen.py", "lanes.py", "native.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _flattened(function: Any) -> tuple[Any, list[tuple[int, ...]], list[tuple[int, ...]]]:

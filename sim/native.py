@@ -88,10 +88,31 @@ def load(text: str, library: Iterable[str]) -> Entry | None:
         if key not in _loaded:
             for name, address in addresses.items():
                 here.llvm.add_symbol(name, address)
-            binary = _read(key)
+            binary = read(key)
             if binary is None:
                 binary = _compiled(here, text)
-                _write(key, binary)
+                write(key, binary)
+            _loaded[key] = _linked(here, binary)
+        return _loaded[key][0]
+
+
+def recall(key: str, library: Iterable[str]) -> Entry | None:
+    """The machine code that `load` has kept under `key`, see `Machine.key`; None where there is none any more.
+
+    Args:
+        key: of the assembly.
+        library: names of the C library's functions that it calls.
+    """
+    here, addresses = machine(), _library_addresses(library)
+    if here is None or addresses is None:
+        return None
+    with _lock:
+        if key not in _loaded:
+            binary = read(key)
+            if binary is None:
+                return None
+            for name, address in addresses.items():
+                here.llvm.add_symbol(name, address)
             _loaded[key] = _linked(here, binary)
         return _loaded[key][0]
 
@@ -140,8 +161,8 @@ def cache_folder() -> Path:
     return platformdirs.user_cache_path("trimtab") / "kernels"
 
 
-def _read(key: str) -> bytes | None:
-    """The compiled code under `key`; None where there is none, or one that was not written whole."""
+def read(key: str) -> bytes | None:
+    """What `write` has kept under `key`; None where there is nothing, or something that was not written whole."""
     try:
         content = (cache_folder() / key).read_bytes()
     except OSError:
@@ -151,8 +172,8 @@ def _read(key: str) -> bytes | None:
     return binary if content == _seal(key, binary) + binary else None
 
 
-def _write(key: str, binary: bytes) -> None:
-    """Keeps compiled code; a folder that can not be written to means that nothing is kept."""
+def write(key: str, binary: bytes) -> None:
+    """Keeps `binary` on disk; a folder that can not be written to means that nothing is kept."""
     with contextlib.suppress(OSError):
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)

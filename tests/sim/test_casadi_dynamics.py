@@ -9,7 +9,7 @@ import pytest
 from trimtab import robots, sim
 from trimtab.robots import Parameter, Reading, Robot, Start, Task, Term
 from trimtab.robots.symbolic import Symbolic
-from trimtab.sim import codegen
+from trimtab.sim import codegen, native
 from trimtab.sim.casadi_dynamics import CasadiDynamics
 from trimtab.sim.casadi_simulator import CasadiSimulator
 from trimtab.sim.conformance import DynamicsConformance, SimulatorConformance
@@ -164,7 +164,7 @@ def _retraction(dynamics):
 def test_policies_are_followed(name, native, monkeypatch):
     """u_k = clip(u_k + a l_k + K_k (x_k - reference_k)), step by step by the plant."""
     if not native:
-        monkeypatch.setattr(codegen, "load", lambda *_: None)
+        monkeypatch.setattr(codegen, "machine", lambda: None)
     task = robots.load(name)
     dynamics, plant = CasadiDynamics(task, threads=1), sim.make("casadi", task)
     s, n, horizon = dynamics.model.symbolic, dynamics.tangent, 7
@@ -217,7 +217,7 @@ def test_neither_threads_nor_compiler_change_rollouts(name, monkeypatch):
     found = many.rollout(state, controls)
     assert len(found._buffers.calls) == 3
     np.testing.assert_array_equal(found.y, expected)
-    monkeypatch.setattr(codegen, "load", lambda *_: None)
+    monkeypatch.setattr(codegen, "machine", lambda: None)
     interpreted = CasadiDynamics(task)
     assert not interpreted.model.moves.native
     np.testing.assert_allclose(interpreted.rollout(state, controls).y, expected, rtol=1e-9, atol=1e-9)
@@ -306,7 +306,7 @@ def frame(reading, x):
 @pytest.mark.parametrize("native", [True, False])
 def test_readings_of_every_kind(readings, native, monkeypatch):
     if not native:
-        monkeypatch.setattr(codegen, "load", lambda *_: None)
+        monkeypatch.setattr(codegen, "machine", lambda: None)
     task = cart_task(frame, readings)
     plant, ours, dynamics = sim.make("mujoco", task), CasadiSimulator(task), CasadiDynamics(task, threads=1)
     (u,) = some_controls(task, 1, 20)
@@ -397,10 +397,53 @@ def test_neither_lanes_nor_compiler_change_derivatives(name, monkeypatch):
     second = dynamics.curvature(x[:-1], u, p)
     np.testing.assert_allclose(second[5], dynamics.step.curved(x[5], u[5], p[5]).full(), rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(second, second.transpose(0, 2, 1), rtol=1e-9, atol=1e-12)
-    monkeypatch.setattr(codegen, "load", lambda *_: None)
+    monkeypatch.setattr(codegen, "machine", lambda: None)
     again = CasadiDynamics(task).linearize(x[::-1][::-1], np.asfortranarray(u))
     for one, other in ((found.A, again.A), (found.B, again.B), (found.C, again.C)):
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-13)
+
+
+def everything(task):
+    """All numbers that the compiled functions of the task's dynamics give from one state."""
+    dynamics, (u,) = CasadiDynamics(task, threads=1), some_controls(task, 1, 3)
+    state, n = CasadiSimulator(task).reset(0), dynamics.tangent
+    found = dynamics.rollout(state, u[None])
+    x = np.repeat(dynamics.coordinates(state)[None], 4, 0)
+    linear, gains = dynamics.linearize(x, u), np.ones((3, u.shape[1], n))
+    path = dynamics.policy_rollout(state, x, u, u, gains, np.ones(1), unlimited(u.shape[1]))
+    second = dynamics.curvature(x[:-1], u, np.ones((3, n)))
+    return [found.y.copy(), linear.A, linear.B, linear.C, path.x, path.y, second]
+
+
+def test_what_is_kept_on_disk_needs_no_expressions(tmp_path, monkeypatch):
+    monkeypatch.setenv(native.ENVIRONMENT, str(tmp_path))
+    asked = []
+
+    def sense(reading, x):
+        asked.append(reading.name)
+        return frame(reading, x)
+
+    first = everything(cart_task(sense, key="one"))
+    assert asked
+    asked.clear()
+    for one, other in zip(first, everything(cart_task(sense, key="one"))):
+        np.testing.assert_array_equal(one, other)
+    assert not asked
+    everything(cart_task(sense, key="another"))
+    assert asked
+    asked.clear()
+    everything(cart_task(sense, (FRAME, READINGS[1], READINGS[0]), key="one"))  # other readings
+    assert asked
+    asked.clear()
+    everything(cart_task(sense))  # nothing to know it by
+    assert asked
+    asked.clear()
+    for entry in tmp_path.iterdir():
+        entry.write_bytes(entry.read_bytes()[:-1])
+    native._loaded.clear()
+    for one, other in zip(first, everything(cart_task(sense, key="one"))):
+        np.testing.assert_array_equal(one, other)
+    assert asked
 
 
 @pytest.mark.parametrize("name", ["cartpole-swingup", "quadrotor-waypoints"])

@@ -338,6 +338,40 @@ def test_compiled_code_is_kept(forgetful, tmp_path, monkeypatch):
     assert list((tmp_path / "a" / "b").iterdir()) == [entry]
 
 
+def test_what_is_remembered_is_not_built(forgetful, tmp_path, monkeypatch):
+    monkeypatch.setenv(native.ENVIRONMENT, str(tmp_path))
+    built = []
+
+    def build():
+        built.append(1)
+        return square(7.0)
+
+    def times():
+        native._loaded.clear()
+        built.clear()
+        assert codegen.remembered("seven", build)([2.0]) == 28.0
+        return len(built)
+
+    assert [times(), times()] == [1, 0]
+    note, code = sorted(tmp_path.iterdir(), key=lambda path: path.stat().st_size)
+    code.unlink()
+    assert [times(), times()] == [1, 0]
+    note.write_bytes(note.read_bytes()[:-1])
+    assert [times(), times()] == [1, 0]
+    assert codegen.remembered("eight", lambda: square(8.0))([2.0]) == 32.0
+    assert np.isnan(codegen.remembered("seven", lambda: least(), nan="kept")([np.nan]))  # another function, then
+    with monkeypatch.context() as patch:
+        patch.setattr(codegen, "_own_code", lambda: "changed")
+        assert times() == 1
+        patch.setattr(codegen, "machine", lambda: None)
+        assert times() == 1
+
+
+def least():
+    x = ca.SX.sym("x")
+    return ca.Function("f", [x], [ca.fmin(x, 1.0)])
+
+
 @pytest.mark.parametrize("damage", ["empty", "half", "flipped", "longer", "folder"])
 def test_a_damaged_entry_is_written_anew(forgetful, tmp_path, monkeypatch, damage):
     monkeypatch.setenv(native.ENVIRONMENT, str(tmp_path))
