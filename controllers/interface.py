@@ -75,8 +75,10 @@ class Observer(Protocol):
     called no more.
 
     It may also have: `patience`, for how long [s] the run waits for it at its end, 2 by default; `draws`, False if it
-    needs no scene; `shown`, how many steps it has dealt with, where it can make up for those that the queue dropped; a
-    method `closing()`, called from the loop's thread at the end of the run, even while the observer is busy.
+    needs no scene; `period`, how often [s] it looks for steps, at once by default; a method `idle()`, called when it
+    has seen all the steps that there are; `shown`, how many steps it has dealt with, where it can make up for those
+    that the queue dropped; a method `closing()`, called from the loop's thread at the end of the run, even while the
+    observer is busy.
     """
 
     def start(self, scene: Scene | None, task: Task) -> None:

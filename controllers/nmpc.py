@@ -157,7 +157,7 @@ class _Program:
                 low.append(limits[0])
                 high.append(limits[1])
         rows, least, most, equal = [], [], [], []
-        cost = 0.0
+        cost: Any = 0.0
         for k in range(horizon + 1):
             if k < horizon:
                 rows.append(xs[k + 1] - step(xs[k], us[k]))

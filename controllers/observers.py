@@ -37,6 +37,7 @@ class Feed:
         self._observer = observer
         self._queue: deque[Frame] = deque()
         self._capacity = capacity
+        self._period = float(getattr(observer, "period", 0.0))
         self._ready = threading.Condition()
         self._closing = False
         self._episode: Episode | None = None
@@ -70,7 +71,9 @@ class Feed:
                 self._queue.popleft()
                 self.dropped += 1
             self._queue.append(frame)
-            self._ready.notify()
+            # Waking another thread is most of what an observer costs the loop: those that look by themselves sleep on.
+            if not self._period or 2 * len(self._queue) >= self._capacity:
+                self._ready.notify()
 
     def close(self, episode: Episode | None) -> None:
         """Says that the run is over: the observer gets the queued steps, then its `end`, if there is an episode."""
@@ -104,8 +107,16 @@ class Feed:
         try:
             self._observer.start(scene, task)
             self._started.set()
-            while (frame := self._next()) is not None:
-                self._observer.step(*frame)
+            idle = getattr(self._observer, "idle", None)
+            while True:
+                frame = self._next()
+                if frame is not None:
+                    self._observer.step(*frame)
+                    continue
+                if idle is not None:
+                    idle()
+                if not self._wait():
+                    break
             if self._episode is not None:
                 self._observer.end(self._episode)
         except BaseException as error:  # a thread's SystemExit would vanish as silently as anything else
@@ -118,9 +129,14 @@ class Feed:
 
     def _next(self) -> Frame | None:
         with self._ready:
-            while not self._queue and not self._closing:
-                self._ready.wait()
             return self._queue.popleft() if self._queue else None
+
+    def _wait(self) -> bool:
+        """Waits for steps, a period at most; False once there will be no more."""
+        with self._ready:
+            if not self._queue and not self._closing:
+                self._ready.wait(self._period or None)
+            return bool(self._queue) or not self._closing
 
 
 class Audience:

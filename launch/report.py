@@ -25,6 +25,7 @@ class ProgressBar:
     """An observer that shows a bar with the steps done, the return so far and the planning time."""
 
     draws = False
+    period = PERIOD
 
     def __init__(self, console: Console, setup: Setup) -> None:
         self._progress = Progress(

@@ -4,8 +4,6 @@ The first two compute what is drawn; a process of their own draws it, so that re
 """
 
 import contextlib
-import math
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,12 +24,18 @@ PATIENCE = 120.0
 """The longest that a run waits for its picture to be complete [s]: as long as that makes progress."""
 
 
+GATHERED = 64
+"""At most so many steps are sent at once."""
+
+
 class _Line(Protocol):
     """Where messages go, see `Remote`."""
 
     confirmed: int
 
     def send(self, message: Message, worth: int = 0) -> None: ...
+
+    def hear(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -52,7 +56,7 @@ class _Drawing:
 
     patience = PATIENCE
     period = 0.0
-    """Time between two messages [s]; steps are gathered meanwhile."""
+    """Time between two looks at the run [s]."""
 
     def __init__(self, connect: Callable[[], _Line]) -> None:
         self.trouble: str | None = None
@@ -61,7 +65,6 @@ class _Drawing:
         self._digest: Digest | None = None
         self._gathered: list[Frame] = []
         self._plan: Plan | None = None
-        self._sent = -math.inf
 
     @property
     def shown(self) -> int:
@@ -83,8 +86,15 @@ class _Drawing:
             if plan is not None and plan is not self._plan:
                 self._plan = plan
                 self._send(self._digest.plan(plan, state, timing))
-            if time.monotonic() >= self._sent + self.period:
+            if len(self._gathered) >= GATHERED:
                 self._send_gathered()
+
+    def idle(self) -> None:
+        """Sends the steps gathered, and hears what has been drawn."""
+        assert self._line is not None
+        with self._noting():
+            self._send_gathered()
+            self._line.hear()
 
     def end(self, episode: Episode) -> None:
         """Sends what is missing, and waits until all is drawn."""
@@ -108,7 +118,6 @@ class _Drawing:
     def _send_gathered(self) -> None:
         assert self._digest is not None
         gathered, self._gathered = self._gathered, []
-        self._sent = time.monotonic()
         self._send(self._digest.steps(gathered))
 
     def _send(self, messages: Iterable[Message]) -> None:
@@ -207,6 +216,9 @@ class _Local:
     def send(self, message: Message, worth: int = 0) -> None:
         self._picture.show(message)
         self.confirmed += worth
+
+    def hear(self) -> None:
+        pass
 
     def close(self) -> None:
         self._picture.flush()

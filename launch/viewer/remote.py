@@ -69,7 +69,7 @@ class Remote:
             OSError: the process is gone, or told why it can not go on.
         """
         while len(self._under_way) >= AHEAD:
-            self._hear()
+            self._listen()
         self._under_way.append(worth)
         self._write(pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL))
 
@@ -81,51 +81,13 @@ class Remote:
         """
         self._socket.shutdown(socket.SHUT_WR)
         while not self._closed:
-            self._hear()
+            self._listen()
         # All is written or sent: a process that is slow to go, or hangs in rerun's own exit, loses nothing.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(STALL)
         self.kill()
 
-    def hurry(self) -> None:
-        """The run is over: from now on nothing waits for a process that makes no progress. For any thread."""
-        self._hurried.set()
-
-    def kill(self) -> None:
-        """Ends the process, whatever it does, and with it whatever waits for it. For any thread."""
-        with contextlib.suppress(OSError):
-            self._process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(1.0)
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-
-    def _write(self, data: bytes) -> None:
-        left = memoryview(data)
-        while left:
-            try:
-                left = left[self._socket.send(left) :]
-                self._progress = time.monotonic()
-            except BlockingIOError:
-                self._hear(writing=True)
-            except OSError as error:
-                self._take()  # why, if it said so before it went
-                raise self._gone(error) from error
-        self._take()
-
-    def _hear(self, writing: bool = False) -> None:
-        """Waits a little until the process says something, or until it can be written to.
-
-        Raises:
-            Stalled: for nothing, and the run is over.
-        """
-        ready, _, _ = select.select([self._socket], [self._socket] if writing else [], [], 0.1)
-        if ready:
-            self._take()
-        elif self._hurried.is_set() and time.monotonic() > self._progress + self._patience:
-            raise Stalled(f"it has made no progress for {self._patience:g} s")
-
-    def _take(self) -> None:
+    def hear(self) -> None:
         """Takes what the process has said, if anything.
 
         Raises:
@@ -148,6 +110,44 @@ class Remote:
                 self._closed = True
             elif letter == process.DONE[0]:
                 self.confirmed += self._under_way.popleft()
+
+    def hurry(self) -> None:
+        """The run is over: from now on nothing waits for a process that makes no progress. For any thread."""
+        self._hurried.set()
+
+    def kill(self) -> None:
+        """Ends the process, whatever it does, and with it whatever waits for it. For any thread."""
+        with contextlib.suppress(OSError):
+            self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(1.0)
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _write(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            try:
+                left = left[self._socket.send(left) :]
+                self._progress = time.monotonic()
+            except BlockingIOError:
+                self._listen(writing=True)
+            except OSError as error:
+                self.hear()  # why, if it said so before it went
+                raise self._gone(error) from error
+        self.hear()
+
+    def _listen(self, writing: bool = False) -> None:
+        """Waits a little until the process says something, or until it can be written to.
+
+        Raises:
+            Stalled: for nothing, and the run is over.
+        """
+        ready, _, _ = select.select([self._socket], [self._socket] if writing else [], [], 0.1)
+        if ready:
+            self.hear()
+        elif self._hurried.is_set() and time.monotonic() > self._progress + self._patience:
+            raise Stalled(f"it has made no progress for {self._patience:g} s")
 
     def _rest(self, said: bytes) -> str:
         """All of what a process says that ends with `said`, or goes on for a moment."""
