@@ -12,7 +12,7 @@ import mujoco
 import numpy as np
 
 from ..robots.layout import Reading
-from ..robots.symbolic import SX, Symbolic, motion_of
+from ..robots.symbolic import SX, Symbolic, model_key, motion_of
 from ..robots.task import Task
 from .casadi_dynamics import CasadiDynamics
 from .casadi_simulator import CasadiSimulator
@@ -82,7 +82,11 @@ class _Motion:
         self.actuated = not flags & off.mjDSBL_ACTUATION
         self._rates: dict[float, Any] = {}  # made once, written down wherever they are needed
         self.symbolic = Symbolic(
-            derivative=self.derivative, slopes=self.slopes, sense=self.sense, **motion_of(self.model)
+            derivative=self.derivative,
+            slopes=self.slopes,
+            sense=self.sense,
+            key=model_key(self.model),
+            **motion_of(self.model),
         )
 
     def _posture(self, x: SX) -> tuple[Posture, SX]:
