@@ -5,6 +5,7 @@ CasADi expressions (`rigid_body.py`), and these compiled code, as every robot in
 not part of the model: what keeps a motion within them is its task.
 """
 
+from functools import cached_property
 from typing import Any
 
 import casadi as ca
@@ -73,7 +74,6 @@ class _Motion:
 
     def __init__(self, task: Task) -> None:
         self.model = task.robot.model
-        self.body = RigidBody(pinocchio_model(self.model))
         self.drawn = {p.object for p in task.robot.parameters}
         flags, off = self.model.opt.disableflags, mujoco.mjtDisableBit
         self.damping = np.zeros(self.model.nv) if flags & off.mjDSBL_DAMPER else np.array(self.model.dof_damping)
@@ -88,6 +88,11 @@ class _Motion:
             key=model_key(self.model),
             **motion_of(self.model),
         )
+
+    @cached_property
+    def body(self) -> RigidBody:
+        """The rigid bodies, made when expressions are: compiled functions that are on disk need none."""
+        return RigidBody(pinocchio_model(self.model))
 
     def _posture(self, x: SX) -> tuple[Posture, SX]:
         """The bodies at the state `x`, and their velocities as pinocchio has them."""
