@@ -177,6 +177,25 @@ def _support(ca: Any, expression: Any, z: Any) -> list[int]:
     return [i for i, depends in enumerate(ca.which_depends(expression, z, 1, False)) if depends]
 
 
+class _Sparse:
+    """A matrix of which only the structural non-zeros are computed: compiled code takes long for each of its outputs.
+
+    Attributes:
+        entries: the non-zeros as an expression (k,).
+    """
+
+    def __init__(self, matrix: Any) -> None:
+        self._shape = matrix.shape
+        self._at = tuple(np.array(index, int) for index in matrix.sparsity().get_triplet())
+        self.entries = matrix.nz[:]
+
+    def dense(self, entries: np.ndarray) -> np.ndarray:
+        """The matrices (H, r, c) with these non-zeros (H, k)."""
+        found = np.zeros((len(entries), *self._shape))
+        found[:, self._at[0], self._at[1]] = entries.reshape(len(entries), -1)
+        return found
+
+
 class _Model:
     """Gradient and Hessian of a weighted sum of terms, by the entries of (y, u) that they depend on."""
 
@@ -186,33 +205,28 @@ class _Model:
             cost, squares = ca.SX(0.0), []
             for term, weight in weighted:
                 residual = traced.residual("term", term)
+                if term.norm is quadratic and weight > 0.0:
+                    squares.append(np.sqrt(weight) * ca.vec(residual.to_casadi()))
+                    continue
                 try:
-                    value = ca.SX(term.norm(residual).to_casadi())
+                    cost += weight * ca.SX(term.norm(residual).to_casadi())
                 except Exception as error:
                     raise traced.failed("term", term, error) from error
-                if term.norm is quadratic:
-                    squares.append((weight, ca.vec(residual.to_casadi()), value))
-                else:
-                    cost += weight * value
-        z = traced.z
-        whole = cost + sum(weight * value for weight, _, value in squares)
-        self.active = _support(ca, whole, z)
+        residuals = ca.vertcat(*squares)
+        self.active = _support(ca, ca.vertcat(residuals, cost), traced.z)
         if not self.active:
             return
-        at = z[self.active]
-        outputs = [ca.jacobian(whole, at).T]
-        newton = ca.SX.zeros(at.numel(), at.numel())
-        for weight, residual, _ in squares:
-            slope = ca.jacobian(residual, at)
-            newton += weight * (slope.T @ slope)
-        self._squares = bool(squares) and not newton.is_zero()
-        if self._squares:
-            outputs.append(ca.vec(newton))
-        other = ca.hessian(cost, at)[0]
+        at = traced.z[self.active]
+        other, slope = ca.hessian(cost, at)
         self._blocks = _components(np.array(ca.DM(other.sparsity(), 1).full(), bool))
-        outputs += [ca.vec(other[block, block]) for block in self._blocks]
-        function = ca.Function("model", [traced.y, traced.u, traced.t], outputs)
-        self._kernel = codegen.compile(function)
+        self._halves = [_Sparse(ca.tril(other[block, block])) for block in self._blocks]
+        outputs = [slope, *(half.entries for half in self._halves)]
+        self._squares = residuals.numel()
+        if self._squares:
+            # Multiplied numerically: as expressions, the products would be many times longer than the Jacobian.
+            self._slopes = _Sparse(ca.jacobian(residuals, at))
+            outputs += [residuals, self._slopes.entries]
+        self._kernel = codegen.compile(ca.Function("model", [traced.y, traced.u, traced.t], outputs))
         self._ny = traced.y.numel()
 
     def add(
@@ -230,12 +244,16 @@ class _Model:
         found = self._kernel(y, u, times[:, None])
         slope, *rest = found if isinstance(found, tuple) else (found,)
         size, horizon = len(self.active), len(u)
-        slope = slope.reshape(horizon, size)
-        curve = np.zeros((horizon, size, size))
+        slope, curve = slope.reshape(horizon, size), np.zeros((horizon, size, size))
+        for block, half, entries in zip(self._blocks, self._halves, rest):
+            lower = half.dense(entries)
+            whole = lower + np.tril(lower, -1).mT
+            curve[:, np.array(block)[:, None], block] += _convex(whole)
         if self._squares:
-            curve += rest.pop(0).reshape(horizon, size, size)
-        for block, values in zip(self._blocks, rest):
-            curve[:, np.array(block)[:, None], block] += _convex(values.reshape(horizon, len(block), len(block)))
+            residuals, slopes = rest[-2:]
+            slopes = self._slopes.dense(slopes)
+            slope = slope + (residuals.reshape(horizon, 1, self._squares) @ slopes)[:, 0]
+            curve += slopes.mT @ slopes
         _chain(slope, curve, self.active, self._ny, C, gradient, hessian)
 
 
@@ -249,10 +267,10 @@ class _Constraints:
         residual = ca.vertcat(*residuals)
         self.count = residual.numel()
         self.active = _support(ca, residual, traced.z) or [0]
-        slopes = ca.vec(ca.jacobian(residual, traced.z[self.active]).T)
+        self._slopes = _Sparse(ca.jacobian(residual, traced.z[self.active]))
         given = [traced.y, traced.u, traced.t]
         self._values = codegen.compile(ca.Function("constraints", given, [residual]))
-        self._kernel = codegen.compile(ca.Function("constraints", given, [residual, slopes]))
+        self._kernel = codegen.compile(ca.Function("constraints", given, [residual, self._slopes.entries]))
         self._ny = traced.y.numel()
 
     def residuals(self, y: np.ndarray, u: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -273,7 +291,7 @@ class _Constraints:
         """Adds the augmented Lagrangian's model to what is there; its Hessian is Gauss-Newton's."""
         residual, slopes = self._kernel(y, u, times[:, None])
         horizon = len(u)
-        slopes = slopes.reshape(horizon, self.count, len(self.active))
+        slopes = self._slopes.dense(slopes)
         pushed = np.maximum(0.0, multipliers + penalty * residual.reshape(horizon, self.count))
         active = slopes * (pushed > 0.0)[:, :, None]
         slope = (slopes * pushed[:, :, None]).sum(1)

@@ -465,3 +465,8 @@ def test_gains_hold_the_plan_between_replans():
         return abs(state.y[1])
 
     assert end(True) < 0.02 < end(False)
+
+
+def test_a_constraint_that_nothing_changes_does_no_harm():
+    lq = LQ(constraints=(Constraint("always", lambda v, u, t: 0.0 * u - 1.0),))
+    np.testing.assert_allclose(solved(lq).controls, solved(LQ()).controls, atol=1e-8)
