@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=available_cores())
     args = parser.parse_args()
     table = Table(
-        title=f"{args.candidates} candidates x {args.steps} control steps, {args.threads} threads (medians, physics steps)"
+        title=f"{args.candidates} x {args.steps} control steps, {args.threads} threads, physics steps (medians)"
     )
     for column in ("task", "dynamics", "ours [M/s]", "mujoco [M/s]", "ratio", "quartiles", "agree"):
         table.add_column(column, justify="left" if column in ("task", "dynamics") else "right", no_wrap=True)

@@ -121,7 +121,7 @@ def model_key(model: mujoco.MjModel) -> str:
     """A hash of all of the model's numbers: the `key` of a `Symbolic` that depends on nothing else."""
     content = np.empty(mujoco.mj_sizeModel(model), np.uint8)
     mujoco.mj_saveModel(model, None, content)
-    return hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(content.tobytes()).hexdigest()
 
 
 def joint_limit(model: mujoco.MjModel, joint: str) -> Callable[[SX, SX, SX, SX], SX]:
