@@ -244,17 +244,17 @@ class _Model:
         found = self._kernel(y, u, times[:, None])
         slope, *rest = found if isinstance(found, tuple) else (found,)
         size, horizon = len(self.active), len(u)
-        slope, curve = slope.reshape(horizon, size), np.zeros((horizon, size, size))
+        gradient += _through(slope.reshape(horizon, 1, size), self.active, self._ny, C, u)[:, 0]
         for block, half, entries in zip(self._blocks, self._halves, rest):
             lower = half.dense(entries)
-            whole = lower + np.tril(lower, -1).mT
-            curve[:, np.array(block)[:, None], block] += _convex(whole)
+            rows = np.broadcast_to(np.eye(size)[block], (horizon, len(block), size))
+            rows = _through(rows, self.active, self._ny, C, u)
+            hessian += rows.mT @ (_convex(lower + np.tril(lower, -1).mT) @ rows)
         if self._squares:
             residuals, slopes = rest[-2:]
-            slopes = self._slopes.dense(slopes)
-            slope = slope + (residuals.reshape(horizon, 1, self._squares) @ slopes)[:, 0]
-            curve += slopes.mT @ slopes
-        _chain(slope, curve, self.active, self._ny, C, gradient, hessian)
+            slopes = _through(self._slopes.dense(slopes), self.active, self._ny, C, u)
+            gradient += (residuals.reshape(horizon, 1, self._squares) @ slopes)[:, 0]
+            hessian += slopes.mT @ slopes
 
 
 class _Constraints:
@@ -291,31 +291,24 @@ class _Constraints:
         """Adds the augmented Lagrangian's model to what is there; its Hessian is Gauss-Newton's."""
         residual, slopes = self._kernel(y, u, times[:, None])
         horizon = len(u)
-        slopes = self._slopes.dense(slopes)
+        slopes = _through(self._slopes.dense(slopes), self.active, self._ny, C, u)
         pushed = np.maximum(0.0, multipliers + penalty * residual.reshape(horizon, self.count))
-        active = slopes * (pushed > 0.0)[:, :, None]
-        slope = (slopes * pushed[:, :, None]).sum(1)
-        _chain(slope, penalty * active.mT @ active, self.active, self._ny, C, gradient, hessian)
+        slopes *= (pushed > 0.0)[:, :, None]
+        gradient += (pushed[:, None] @ slopes)[:, 0]
+        hessian += penalty * slopes.mT @ slopes
 
 
-def _chain(
-    slope: np.ndarray,
-    curve: np.ndarray,
-    active: list[int],
-    ny: int,
-    C: np.ndarray,
-    gradient: np.ndarray,
-    hessian: np.ndarray,
-) -> None:
-    """Adds a model in the entries `active` of (y, u) to one in (x, u), by the readings' Jacobians `C` (H, ny, n)."""
-    horizon, n = len(C), C.shape[2]
-    jacobian = np.zeros((horizon, len(active), gradient.shape[1]))
+def _through(slopes: np.ndarray, active: list[int], ny: int, C: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """Jacobians (H, k, n + nu) by (x, u), from those by the entries `active` of (y, u), (H, k, len(active)).
+
+    The readings' own, `C` (H, ny, n), come in between.
+    """
+    n = C.shape[2]
     readings = [i for i in active if i < ny]
-    jacobian[:, : len(readings), :n] = C[:, readings]
-    for row, i in enumerate(active[len(readings) :], len(readings)):
-        jacobian[:, row, n + i - ny] = 1.0
-    gradient += (slope[:, None] @ jacobian)[:, 0]
-    hessian += jacobian.mT @ (curve @ jacobian)
+    found = np.zeros((*slopes.shape[:2], n + u.shape[1]))
+    np.matmul(slopes[:, :, : len(readings)], C[:, readings], out=found[:, :, :n])
+    found[:, :, [n + i - ny for i in active[len(readings) :]]] = slopes[:, :, len(readings) :]
+    return found
 
 
 def _convex(hessians: np.ndarray) -> np.ndarray:

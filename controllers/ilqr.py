@@ -362,10 +362,10 @@ class _Search:
         """The best policy on the model about a trajectory, or why there is none."""
         model = self.goal.expansion(at.y, at.u, self.problem.times, linear.C, self.multipliers, self.penalty)
         whole = [linear.A, linear.B, model.gradient, model.hessian]
-        bad = [k for k in range(len(at.u)) if not all(np.isfinite(a[k]).all() for a in whole)]
-        if bad:
-            what = "cost" if all(np.isfinite(a[bad[0]]).all() for a in whole[:2]) else "dynamics"
-            return f"the {what}'s derivatives at step {bad[0]} are not finite"
+        if not all(np.isfinite(a).all() for a in whole):
+            first = next(k for k in range(len(at.u)) if not all(np.isfinite(a[k]).all() for a in whole))
+            what = "cost" if all(np.isfinite(a[first]).all() for a in whole[:2]) else "dynamics"
+            return f"the {what}'s derivatives at step {first} are not finite"
         gaps = np.zeros((len(at.u), self.model.tangent)) if at.gaps is None else at.gaps
         low, high = self.limits[0] - at.u, self.limits[1] - at.u
         curvature = self._curvature(at, linear, model.gradient) if self.planner.second_order else None
