@@ -15,6 +15,7 @@ from ..robots.arrays import Array
 from ..robots.task import Task
 from ..sim import codegen, native
 from ..sim.interface import Rollout
+from .tracing import array_mode
 
 LONGEST = 4000
 """Instructions of a cost beyond which compiling it would take over a second, and it stays with NumPy."""
@@ -65,7 +66,7 @@ class CompiledCost:
         return bound.costs.copy() if self._last is None else bound.costs + bound.terminal
 
 
-_lock = threading.Lock()  # CasADi's array mode, which tracing needs, is the whole process's
+_lock = threading.Lock()
 _known: dict[int, CompiledCost | None] = {}
 
 
@@ -100,16 +101,12 @@ def _kernel(task: Task, cost: Callable[[Array, Array, Array], Array], total: boo
     import casadi as ca
 
     y, u, t = (ca.SX.sym(name, size) for name, size in (("y", task.robot.layout.size), ("u", task.robot.nu), ("t", 1)))
-    before = ca.GlobalOptions.getNumpyMode()
-    ca.GlobalOptions.setNumpyMode(1)
-    try:
+    with array_mode():
         a, b, c = (ca.ArrayInterfaceSX(symbol).reshape(symbol.numel()) for symbol in (y, u, t))
         traced: Any = cost(a, b, c[0])
         if traced.shape != ():
             raise _Untraceable
         expression = traced.to_casadi()
-    finally:
-        ca.GlobalOptions.setNumpyMode(before)
     function = ca.Function("cost", [y, u, t], [expression])
     if function.n_instructions() > LONGEST:
         raise _Untraceable

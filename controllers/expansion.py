@@ -18,8 +18,6 @@ Nocedal and Wright, Numerical Optimization, 2nd ed., chapter 17.4.
 """
 
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +26,8 @@ import numpy as np
 from ..robots.task import Task, Term, quadratic
 from ..sim import codegen
 from ..sim.interface import Rollout
-from .compiled_cost import _lock as _tracing  # CasADi's array mode is the whole process's
 from .compiled_cost import compiled_cost, summed
+from .tracing import array_mode
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,20 +128,6 @@ def objective(task: Task) -> Objective:
     return _known[key]
 
 
-@contextmanager
-def _array_mode() -> Iterator[Any]:
-    """CasADi, in the mode in which its arrays trace."""
-    import casadi as ca
-
-    with _tracing:
-        before = ca.GlobalOptions.getNumpyMode()
-        ca.GlobalOptions.setNumpyMode(1)
-        try:
-            yield ca
-        finally:
-            ca.GlobalOptions.setNumpyMode(before)
-
-
 class _Traced:
     """Readings, control and time as CasADi symbols, and residuals as expressions of them."""
 
@@ -200,7 +184,7 @@ class _Model:
     """Gradient and Hessian of a weighted sum of terms, by the entries of (y, u) that they depend on."""
 
     def __init__(self, task: Task, weighted: list[tuple[Term, float]]) -> None:
-        with _array_mode() as ca:
+        with array_mode() as ca:
             traced = _Traced(ca, task)
             cost, squares = ca.SX(0.0), []
             for term, weight in weighted:
@@ -261,7 +245,7 @@ class _Constraints:
     """The residuals of all constraints, and their Jacobian by the entries of (y, u) that they depend on."""
 
     def __init__(self, task: Task) -> None:
-        with _array_mode() as ca:
+        with array_mode() as ca:
             traced = _Traced(ca, task)
             residuals = [ca.vec(traced.residual("constraint", c).to_casadi()) for c in task.constraints]
         residual = ca.vertcat(*residuals)

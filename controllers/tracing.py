@@ -1,7 +1,8 @@
 """Costs and constraints as CasADi expressions: a task's own array code, run once on symbols."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..robots.arrays import Array
@@ -12,6 +13,20 @@ _lock = threading.Lock()  # CasADi's array mode is the whole process's
 
 class Untraceable(ValueError):
     """What was traced is more than array code on readings, controls and time."""
+
+
+@contextmanager
+def array_mode() -> Iterator[Any]:
+    """CasADi, in the mode in which its arrays take NumPy's functions; one thread at a time."""
+    import casadi as ca
+
+    with _lock:
+        before = ca.GlobalOptions.getNumpyMode()
+        ca.GlobalOptions.setNumpyMode(1)
+        try:
+            yield ca
+        finally:
+            ca.GlobalOptions.setNumpyMode(before)
 
 
 def traced(task: Task, evaluate: Callable[[Array, Array, Array], Array]) -> Any:
@@ -28,15 +43,11 @@ def traced(task: Task, evaluate: Callable[[Array, Array, Array], Array]) -> Any:
 
     sizes = (("y", task.robot.layout.size), ("u", task.robot.nu), ("t", 1))
     symbols = [ca.SX.sym(name, size) for name, size in sizes]
-    with _lock:
-        before = ca.GlobalOptions.getNumpyMode()
-        ca.GlobalOptions.setNumpyMode(1)
+    with array_mode():
         try:
             y, u, t = (ca.ArrayInterfaceSX(symbol).reshape(symbol.numel()) for symbol in symbols)
             result = evaluate(y, u, t[0])
             expression = result.to_casadi()
         except Exception as error:  # a residual is anyone's code
             raise Untraceable(f"{task.name}'s terms do not run on symbols: {type(error).__name__}: {error}") from error
-        finally:
-            ca.GlobalOptions.setNumpyMode(before)
     return ca.Function("traced", symbols, [ca.vec(expression)], ["y", "u", "t"], ["r"], {"cse": True})
