@@ -304,7 +304,9 @@ def test_states_are_predicted_by_the_median_planning_time(block, cockpit):
     # Medians of [0], [0, 1.6], [0, 1.6, 1.6], ...: no lead at first, then 0.8 and 1.6 periods, rounded up.
     assert leads == [0, 1, 2, 2, 2]
     assert len(np.unique([state.y[1] for state in states])) > 6
-    for origin in c.controller.origins:
+    origins = c.controller.origins[:7]  # the last step may have begun one more, for a state that is not reached here
+    assert len(origins) == 7
+    for origin in origins:
         np.testing.assert_array_equal(origin.y, states[round(origin.time / block.dt)].y)
     assert c.pilot.deadline_misses == 0
 

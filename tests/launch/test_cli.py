@@ -278,9 +278,16 @@ def test_closed_pipe():
     assert program.wait() == 0
 
 
+def interruptible():
+    """Undoes what a shell does for commands in the background: they, and what they start, ignore interrupts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupt_keeps_what_there_is(folder):
     command = [*TRIMTAB, "run", "pendulum-swingup", "--record", "kept", "--clock", "wall"]
-    program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    program = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible
+    )
     # The folder appears just before the run begins; a wall run of 20 s is then sure to be under way a little later.
     while not (folder / "kept").exists():
         assert program.poll() is None

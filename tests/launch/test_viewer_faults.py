@@ -160,7 +160,15 @@ RUN = [sys.executable, "-m", "trimtab.launch.cli", "run", "cartpole-balance", "-
 @pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGKILL])
 def test_what_was_recorded_before_the_end_can_be_read(signal_, read, tmp_path):
     command = [*RUN, "--planner.samples", "8", "--planner.iterations", "1", "--record", "r.rrd"]
-    running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background commands, and what they start, ignore interrupts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     written = tmp_path / "r.partial.rrd"
     deadline = time.monotonic() + 120.0
     while not (written.exists() and written.stat().st_size > 100_000):
