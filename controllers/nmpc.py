@@ -60,6 +60,23 @@ class NMPC:
         if self.solver not in ("ipopt", "fatrop", "sqp"):
             raise UnknownName("solver", self.solver, ("ipopt", "fatrop", "sqp"))
 
+    def check(self, dynamics: Dynamics, task: Task) -> None:
+        """Refuses what can not be planned on, before a run begins.
+
+        Raises:
+            ValueError: the dynamics are not in closed form, each start draws parts of the task's model anew, or its
+                terms do not run on symbols.
+        """
+        if not hasattr(dynamics, "step") or not hasattr(dynamics, "model"):
+            raise ValueError("nmpc plans on robots in closed form: use the dynamics casadi or pinocchio")
+        if dynamics.model.constant:
+            raise ValueError(
+                f"nmpc can not plan for {task.name}: each start draws parts of its model anew; ilqr and the sampling "
+                f"planners can"
+            )
+        for evaluate in (task.cost, task.terminal_cost, *([task.violations] if task.constraints else [])):
+            traced(task, evaluate)
+
     def plan(self, problem: Problem, warm: Plan | None, rng: np.random.Generator) -> Plan:
         """A plan for `problem`, begun from the solution of `warm` shifted in time, if there is one.
 
@@ -130,11 +147,6 @@ class _Program:
         nx, nu, horizon = symbolic.nx, symbolic.nu, planner.horizon
         sense = dynamics.model.readings
         x, u, t = ca.SX.sym("x", nx), ca.SX.sym("u", nu), ca.SX.sym("t")
-        if dynamics.model.constant:
-            raise ValueError(
-                f"nmpc can not plan for {task.name}: each start draws parts of its model anew; ilqr and the sampling "
-                f"planners can"
-            )
         y = sense(x)
         stage = ca.Function("stage", [x, u, t], [traced(task, task.cost)(y, u, t)])
         terminal = any(term.terminal_weight for term in task.terms)
@@ -251,11 +263,10 @@ _known: "weakref.WeakKeyDictionary[Dynamics, dict[Any, tuple[Task, _Program]]]" 
 def _program(problem: Problem, planner: NMPC, first: bool) -> _Program:
     """The program for `problem`, built when it is first asked for."""
     dynamics = problem.dynamics
-    if not hasattr(dynamics, "step") or not hasattr(dynamics, "model"):
-        raise ValueError("nmpc plans on robots in closed form: use the dynamics casadi or pinocchio")
     programs = _known.setdefault(dynamics, {})
     key = (id(problem.task), planner, first)
     if key not in programs:
+        planner.check(dynamics, problem.task)
         programs[key] = problem.task, _Program(problem.task, dynamics, planner, problem.limits, first)
     return programs[key][1]
 
