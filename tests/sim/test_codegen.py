@@ -172,7 +172,9 @@ def program(rng, inputs, unary, binary, length):
 def test_rounded_operations_agree_to_the_last_bit(seed):
     rng = np.random.default_rng(seed)
     x = ca.SX.sym("x", 4)
-    f = ca.Function("f", [x], [ca.vertcat(*program(rng, ca.vertsplit(x), EXACT_UNARY, EXACT_BINARY, 40)[-6:])])
+    # The sign of a not-a-number that an operation makes is nobody's promise, and copysign would hand it on.
+    binary = [name for name in EXACT_BINARY if name != "COPYSIGN"]
+    f = ca.Function("f", [x], [ca.vertcat(*program(rng, ca.vertsplit(x), EXACT_UNARY, binary, 40)[-6:])])
     v = np.concatenate([rng.standard_normal((30, 4)), rng.choice(SPECIAL[:15], (20, 4))])
     np.testing.assert_array_equal(codegen.compile(f)(v), interpreted(f, v.T))
 
