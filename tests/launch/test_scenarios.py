@@ -28,13 +28,9 @@ def test_shipped_scenario_runs_three_steps(name, capsys):
     assert setup.task.name == name
     assert resolve(find(name), clock="wall").planner.horizon >= 1
     # The settings as shipped have been resolved; running them whole would take minutes on a small machine.
-    horizon, knots = min(setup.planner.horizon, 12), min(setup.planner.knots, 4)
-    quick = [
-        f"--planner.horizon={horizon}",
-        f"--planner.knots={knots}",
-        "--planner.samples=8",
-        "--planner.iterations=1",
-    ]
+    least = {"horizon": 12, "knots": 4, "samples": 8, "iterations": 1}
+    known = {field: getattr(setup.planner, field) for field in least if hasattr(setup.planner, field)}
+    quick = [f"--planner.{field}={min(value, least[field])}" for field, value in known.items()]
     duration = ["--duration", str(3 * setup.task.robot.dt)]
     assert main(["run", name, *duration, *quick, "--record", "off", "--json", "-"]) == 0
     result = json.loads(capsys.readouterr().out)
