@@ -7,7 +7,6 @@ the task and on what is installed, never on the run, so that runs repeat to the 
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from ..robots.arrays import Array
 from ..robots.task import Task
 from ..sim import codegen, native
 from ..sim.interface import Rollout
-from .tracing import array_mode
+from .tracing import Untraceable, traced
 
 LONGEST = 4000
 """Instructions of a cost beyond which compiling it would take over a second, and it stays with NumPy."""
@@ -83,37 +82,25 @@ def compiled_cost(task: Task) -> CompiledCost | None:
 def _compile(task: Task) -> CompiledCost | None:
     if native.machine() is None:
         return None
+    terminal = any(term.terminal_weight for term in task.terms)
     try:
         steps = _kernel(task, task.cost, total=True)
-        terminal = any(term.terminal_weight for term in task.terms)
         last = _kernel(task, task.terminal_cost, total=False) if terminal else None
-        cost = CompiledCost(steps, last)
-        return cost if _agrees(task, cost) else None
-    except Exception:  # a residual is anyone's code: whatever it raises means that NumPy is to evaluate it
+    except Untraceable:
         return None
+    if steps is None or (terminal and last is None):
+        return None
+    cost = CompiledCost(steps, last)
+    return cost if _agrees(task, cost) else None
 
 
-class _Untraceable(Exception):
-    """A cost that is none of readings, control and time alone, or too long a one."""
-
-
-def _kernel(task: Task, cost: Callable[[Array, Array, Array], Array], total: bool) -> codegen.Kernel:
-    import casadi as ca
-
-    y, u, t = (ca.SX.sym(name, size) for name, size in (("y", task.robot.layout.size), ("u", task.robot.nu), ("t", 1)))
-    with array_mode():
-        a, b, c = (ca.ArrayInterfaceSX(symbol).reshape(symbol.numel()) for symbol in (y, u, t))
-        traced: Any = cost(a, b, c[0])
-        if traced.shape != ():
-            raise _Untraceable
-        expression = traced.to_casadi()
-    function = ca.Function("cost", [y, u, t], [expression])
-    if function.n_instructions() > LONGEST:
-        raise _Untraceable
+def _kernel(task: Task, cost: Callable[[Array, Array, Array], Array], total: bool) -> codegen.Kernel | None:
+    """None for a cost that is too long to compile, no single number, or not to be had as native code."""
+    function = traced(task, cost)
+    if function.numel_out(0) != 1 or function.n_instructions() > LONGEST:
+        return None
     kernel = codegen.compile(function, total=total, nan="kept")
-    if not kernel.native:
-        raise _Untraceable
-    return kernel
+    return kernel if kernel.native else None
 
 
 def _agrees(task: Task, cost: CompiledCost) -> bool:
@@ -123,8 +110,11 @@ def _agrees(task: Task, cost: CompiledCost) -> bool:
     y = sizes * rng.standard_normal((1, n, horizon + 1, task.robot.layout.size))
     u = rng.uniform(-1.0, 1.0, (n, horizon, task.robot.nu))
     times = np.sort(rng.uniform(0.0, 10.0, horizon))
-    with np.errstate(all="ignore"):
-        expected = summed(task, y, u, times)
+    try:
+        with np.errstate(all="ignore"):
+            expected = summed(task, y, u, times)
+    except Exception:  # a residual is anyone's code: what it raises is for the plan to tell, on readings that occur
+        return False
     found = cost(Rollout(y, np.ones((1, n), bool)), u, times)
     return np.allclose(found, expected, rtol=1e-9, atol=1e-12, equal_nan=True)
 
