@@ -12,7 +12,6 @@ from trimtab.robots.symbolic import Symbolic
 from trimtab.sim import codegen, native
 from trimtab.sim.casadi_dynamics import CasadiDynamics
 from trimtab.sim.casadi_simulator import CasadiSimulator
-from trimtab.sim.conformance import DynamicsConformance, SimulatorConformance
 from trimtab.sim.interface import SimulationError
 from trimtab.sim.linearization import Differentiable
 
@@ -24,46 +23,6 @@ IN_MUJOCO = (
     "quadrotor-waypoints",
 )
 ALL = (*IN_MUJOCO, "car-parking")
-
-
-class TestCasadiPlantCartpole(SimulatorConformance):
-    simulator, task = "casadi", "cartpole-swingup"
-
-
-class TestCasadiPlantQuadrotor(SimulatorConformance):
-    """A quaternion, substeps, and the clock among the readings."""
-
-    simulator, task = "casadi", "quadrotor-waypoints"
-
-
-class TestCasadiPlantCar(SimulatorConformance):
-    """Of first order, and without a MuJoCo model."""
-
-    simulator, task = "casadi", "car-parking"
-
-
-class TestCasadiDynamicsCartpole(DynamicsConformance):
-    """The model is the plant's, from MuJoCo's own states."""
-
-    simulator, dynamics, task = "mujoco", "casadi", "cartpole-swingup"
-    tolerance = 1e-12
-
-
-class TestCasadiDynamicsQuadrotor(DynamicsConformance):
-    simulator, dynamics, task = "mujoco", "casadi", "quadrotor-waypoints"
-    tolerance = 1e-12
-
-
-class TestMujocoDynamicsOnCasadi(DynamicsConformance):
-    """The other way round: MuJoCo predicts from the closed form's states."""
-
-    simulator, dynamics, task = "casadi", "mujoco", "quadrotor-waypoints"
-    tolerance = 1e-12
-
-
-class TestCasadiDynamicsCar(DynamicsConformance):
-    simulator, dynamics, task = "casadi", "casadi", "car-parking"
-    tolerance = 0.0
 
 
 def some_controls(task, n, horizon, seed=0, share=1.0):

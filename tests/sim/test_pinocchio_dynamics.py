@@ -10,7 +10,6 @@ from trimtab.robots import load
 from trimtab.robots.layout import Reading
 from trimtab.robots.task import Robot, Start, Task
 from trimtab.sim.closed_form import ClosedForm
-from trimtab.sim.conformance import DynamicsConformance, SimulatorConformance
 from trimtab.sim.integrators import retract
 from trimtab.sim.mujoco_simulator import MujocoSimulator
 from trimtab.sim.pinocchio_dynamics import PinocchioDynamics, PinocchioSimulator, rigid
@@ -203,19 +202,6 @@ def test_the_plugins_agree_with_mujoco():
         np.testing.assert_allclose(ours.y, expected.y, rtol=1e-9, atol=1e-9)
     model.close()
     plant.close()
-
-
-class TestPinocchioPlantPanda(SimulatorConformance):
-    """Parameters drawn at the start, and sensors."""
-
-    simulator, task = "pinocchio", "panda-reach"
-
-
-class TestPinocchioDynamicsPanda(DynamicsConformance):
-    """The model is the plant's, from MuJoCo's own states."""
-
-    simulator, dynamics, task = "mujoco", "pinocchio", "panda-reach"
-    steps = 6  # random torques bring joints to their limits soon
 
 
 def test_a_robot_with_contacts_is_refused():

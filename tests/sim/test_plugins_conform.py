@@ -45,6 +45,28 @@ class TestGymnasiumHalfCheetah(SimulatorConformance):
     simulator, task = "gymnasium", "gymnasium:HalfCheetah-v5"
 
 
+class TestCasadiPlantCartpole(SimulatorConformance):
+    simulator, task = "casadi", "cartpole-swingup"
+
+
+class TestCasadiPlantQuadrotor(SimulatorConformance):
+    """A quaternion, substeps, and the clock among the readings."""
+
+    simulator, task = "casadi", "quadrotor-waypoints"
+
+
+class TestCasadiPlantCar(SimulatorConformance):
+    """Of first order, and without a MuJoCo model."""
+
+    simulator, task = "casadi", "car-parking"
+
+
+class TestPinocchioPlantPanda(SimulatorConformance):
+    """Parameters drawn at the start, and sensors."""
+
+    simulator, task = "pinocchio", "panda-reach"
+
+
 class TestMujocoDynamicsCartpole(DynamicsConformance):
     simulator, dynamics, task = "mujoco", "mujoco", "cartpole-swingup"
     tolerance = 0.0
@@ -83,6 +105,37 @@ class TestGymnasiumDynamicsCartPole(DynamicsConformance):
 class TestGymnasiumDynamicsHalfCheetah(DynamicsConformance):
     simulator, dynamics, task = "gymnasium", "gymnasium", "gymnasium:HalfCheetah-v5"
     tolerance = 0.0
+
+
+class TestCasadiDynamicsCartpole(DynamicsConformance):
+    """The model is the plant's, from MuJoCo's own states."""
+
+    simulator, dynamics, task = "mujoco", "casadi", "cartpole-swingup"
+    tolerance = 1e-12
+
+
+class TestCasadiDynamicsQuadrotor(DynamicsConformance):
+    simulator, dynamics, task = "mujoco", "casadi", "quadrotor-waypoints"
+    tolerance = 1e-12
+
+
+class TestMujocoDynamicsOnCasadi(DynamicsConformance):
+    """The other way round: MuJoCo predicts from the closed form's states."""
+
+    simulator, dynamics, task = "casadi", "mujoco", "quadrotor-waypoints"
+    tolerance = 1e-12
+
+
+class TestCasadiDynamicsCar(DynamicsConformance):
+    simulator, dynamics, task = "casadi", "casadi", "car-parking"
+    tolerance = 0.0
+
+
+class TestPinocchioDynamicsPanda(DynamicsConformance):
+    """The model is the plant's, from MuJoCo's own states."""
+
+    simulator, dynamics, task = "mujoco", "pinocchio", "panda-reach"
+    steps = 6  # random torques bring joints to their limits soon
 
 
 def test_suites_are_made_of_tests():
