@@ -143,15 +143,9 @@ class MujocoDerivatives:
         parts = [some(0), *(future.result() for future in busy)]
         return [parts[k % self.threads][k // self.threads] for k in range(len(items))]
 
-    def _transition_block(
-        self,
-        data: mujoco.MjData,
-        x: np.ndarray,
-        u: np.ndarray,
-        A: np.ndarray,
-        B: np.ndarray,
-        C: np.ndarray,
-    ) -> None:
+    def _transition_block(self, data: mujoco.MjData, *block: np.ndarray) -> None:
+        """Of a block of knots x and u, writes A, B and the sensors' Jacobians C."""
+        x, u, A, B, C = block
         c = self._compiled
         a, b = np.empty(A.shape[1:]), np.empty(B.shape[1:])
         for k in range(len(u)):
@@ -164,15 +158,9 @@ class MujocoDerivatives:
                 A[k] = a @ A[k]
                 B[k] = a @ B[k] + b
 
-    def _difference_block(
-        self,
-        data: mujoco.MjData,
-        x: np.ndarray,
-        u: np.ndarray,
-        A: np.ndarray,
-        B: np.ndarray,
-        C: np.ndarray,
-    ) -> None:
+    def _difference_block(self, data: mujoco.MjData, *block: np.ndarray) -> None:
+        """The same where `mjd_transitionFD` has no answer."""
+        x, u, A, B, C = block
         model = self._compiled.model
         from . import mujoco_loops as loops
 
@@ -222,7 +210,7 @@ class MujocoDerivatives:
         steps: np.ndarray,
         limits: np.ndarray,
     ) -> Trajectories:
-        """Rolls out N policies about a reference, one for each step size; see `Differentiable`.
+        """Rolls out N policies about a reference, see `Differentiable.policy_rollout`.
 
         Raises:
             ValueError: `state` has no `x`.
