@@ -38,6 +38,19 @@ class Feedback:
 
 
 @dataclass(frozen=True, eq=False)
+class Explored:
+    """Part of a search tree, for viewers.
+
+    Attributes:
+        branches: readings at the beginning and at the end of n edges (n, 2, ny).
+        values: mean return of each (n,), the greater the better.
+    """
+
+    branches: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Plan:
     """Controls over a horizon, from `time` on.
 
@@ -52,6 +65,7 @@ class Plan:
         stats: numbers about the search, by name: `evaluations`, `iterations`, ...
         memory: what the planner carries to its next plan beside the controls.
         feedback: what is done about states other than those predicted, or None: the controls are applied as they are.
+        explored: of a tree search: where it went, or None.
     """
 
     time: float
@@ -64,6 +78,7 @@ class Plan:
     stats: Mapping[str, float] = field(default_factory=dict)
     memory: object = None
     feedback: Feedback | None = None
+    explored: Explored | None = None
 
     @property
     def end(self) -> float:
