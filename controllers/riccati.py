@@ -27,6 +27,8 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
+from ..sim.products import address, multiply, padded, product, substitute, substitution, vectors_of
+
 _native: Any = functools.partial(njit, nogil=True, cache=True)
 _inline: Any = njit(nogil=True)
 
@@ -62,6 +64,67 @@ class Policy:
         return -size * (self.slope + 0.5 * size * self.curvature)
 
 
+class Recursion:
+    """A linear-quadratic model of H steps in memory laid out for the backward pass.
+
+    Args:
+        horizon: H.
+        n: dimensions of a small change of state.
+        nu: of a control.
+
+    Attributes:
+        F: [A B] (H, n, n + nu), to be written to, as the others.
+        gradient: g (H, n + nu).
+        hessian: W (H, n + nu, n + nu), symmetric.
+    """
+
+    def __init__(self, horizon: int, n: int, nu: int) -> None:
+        size = n + nu
+        wide, narrow = padded(size), padded(n)
+        self._F, self._W, self._g = (
+            np.zeros((horizon, n, wide)),
+            np.zeros((horizon, size, wide)),
+            np.zeros((horizon, wide)),
+        )
+        self.F, self.gradient, self.hessian = self._F[:, :, :size], self._g[:, :size], self._W[:, :, :size]
+        whole, states = vectors_of(size), vectors_of(n)
+        self._native = product(whole), product(states), product(whole, 1), product(states, 1), substitution(states)
+        self._n, self._nu, self._narrow = n, nu, narrow
+        self._none = np.zeros((horizon, n)), np.zeros((0, 0, 0))
+
+    def solve(
+        self,
+        low: np.ndarray,
+        high: np.ndarray,
+        mu: float = 0.0,
+        gaps: np.ndarray | None = None,
+        curvature: np.ndarray | None = None,
+    ) -> Policy:
+        """The best policy on the model.
+
+        Args:
+            low: limits of the feedforward (H, nu); may be infinite.
+            high: the same.
+            mu: regularisation.
+            gaps: d (H, n), or none.
+            curvature: S (H, n + nu, n + nu) of (x_k, u_k), symmetric, or none.
+        """
+        horizon, n, nu = len(self._F), self._n, self._nu
+        feedforward, feedback = np.empty((horizon, nu)), np.zeros((horizon, nu, self._narrow))
+        v, p, numbers = np.zeros(self._narrow), np.zeros((n, self._narrow)), np.zeros(3)
+        bounds = [np.require(a, float, ["C", "W"]) for a in (low, high)]
+        d, own = (
+            none if given is None else np.require(given, float, ["C", "W"])
+            for given, none in zip((gaps, curvature), self._none)
+        )
+        failed = _backward(
+            *self._native, self._F, self._g, self._W, gaps is not None, d, *bounds, own, float(mu),
+            feedforward, feedback, v, p, numbers,
+        )  # fmt: skip
+        slope, change, steepest = numbers.tolist()
+        return Policy(feedforward, feedback[:, :, :n], slope, change, steepest, v[:n], p[:, :n], failed)
+
+
 def backward(
     A: np.ndarray,
     B: np.ndarray,
@@ -73,27 +136,12 @@ def backward(
     mu: float = 0.0,
     curvature: np.ndarray | None = None,
 ) -> Policy:
-    """The best policy on a linear-quadratic model.
-
-    Args:
-        A: (H, n, n).
-        B: (H, n, nu).
-        gradient: g (H, n + nu).
-        hessian: W (H, n + nu, n + nu), symmetric.
-        gaps: d (H, n).
-        low: limits of the feedforward (H, nu); may be infinite.
-        high: the same.
-        mu: regularisation.
-        curvature: S (H, n + nu, n + nu) of (x_k, u_k), symmetric, or none.
-    """
+    """The best policy on a linear-quadratic model given as A (H, n, n), B (H, n, nu); the rest as in `Recursion`."""
     horizon, n, nu = B.shape
-    feedforward, feedback = np.empty((horizon, nu)), np.empty((horizon, nu, n))
-    v, p, numbers = np.zeros(n), np.zeros((n, n)), np.zeros(3)
-    given = [np.require(a, float, ["C", "W"]) for a in (np.concatenate((A, B), 2), gradient, hessian, gaps, low, high)]
-    own = np.empty((0, 0, 0)) if curvature is None else np.require(curvature, float, ["C", "W"])
-    failed = _backward(*given, own, float(mu), feedforward, feedback, v, p, numbers)
-    slope, change, steepest = numbers.tolist()
-    return Policy(feedforward, feedback, slope, change, steepest, v, p, failed)
+    recursion = Recursion(horizon, n, nu)
+    recursion.F[:, :, :n], recursion.F[:, :, n:] = A, B
+    recursion.gradient[:], recursion.hessian[:] = gradient, hessian
+    return recursion.solve(low, high, mu, gaps, curvature)
 
 
 @_inline
@@ -204,98 +252,162 @@ def _box(h, q, low, high, x, free, lower, move, trial):  # type: ignore[no-untyp
 _ROW, _ROWS, _STACK = types.float64[::1], types.float64[:, ::1], types.float64[:, :, ::1]
 
 
+@_inline
+def _crossed(w, n, size):  # type: ignore[no-untyped-def]
+    """Whether any step's Hessian `w` has entries of states and controls."""
+    for k in range(w.shape[0]):
+        for i in range(n, size):
+            for j in range(n):
+                if w[k, i, j] != 0.0:
+                    return True
+    return False
+
+
 @_native(
     types.int64(
-        _STACK, _ROWS, _STACK, _ROWS, _ROWS, _ROWS, _STACK, types.float64, _ROWS, _STACK, _ROW, _ROWS, _ROW
+        types.int64, types.int64, types.int64, types.int64, types.int64,
+        _STACK, _ROWS, _STACK, types.boolean, _ROWS, _ROWS, _ROWS, _STACK,
+        types.float64, _ROWS, _STACK, _ROW, _ROWS, _ROW,
     )
 )  # fmt: skip
-def _backward(F, g, W, d, low, high, S, mu, feedforward, feedback, v, P, numbers):  # type: ignore[no-untyped-def]
-    """Fills the policy, the first state's value, and (slope, curvature, gradient); F (H, n, n + nu) is [A B]."""
-    horizon, n, size = F.shape
-    nu = size - n
-    R, Y, Q = np.zeros((n, n)), np.zeros((n, size)), np.zeros((size, size))
-    r, q = np.zeros(n), np.zeros(size)
-    lower, H = np.zeros((nu, nu)), np.zeros((nu, nu))
+def _backward(  # type: ignore[no-untyped-def]
+    wide,
+    narrow,
+    wide_row,
+    narrow_row,
+    solve,
+    F,
+    g,
+    W,
+    gapped,
+    d,
+    low,
+    high,
+    S,
+    mu,
+    feedforward,
+    feedback,
+    v,
+    P,
+    numbers,
+):
+    """Fills the policy, the first state's value, and (slope, curvature, gradient); F (H, n, n + nu) is [A B].
+
+    Rows of all matrices are as long as the products need; what is in their last entries does not matter.
+    """
+    horizon, n, long = F.shape
+    nu, short = low.shape[1], P.shape[1]
+    size = n + nu
+    R, Y, Q, Qx = np.zeros((n, short)), np.zeros((n, long)), np.zeros((nu, long)), np.zeros((n, short))
+    first, second, crossing = np.zeros((n, long)), np.zeros((nu, long)), np.zeros((nu, long))
+    r, q, before = np.zeros(n), np.zeros(long), np.zeros(long)
+    lower, H, minus, inverse = np.zeros((nu, nu)), np.zeros((nu, nu)), np.zeros((nu, nu)), np.zeros(nu)
     free = np.zeros(nu, np.int64)
     k, move, trial, qu = np.zeros(nu), np.zeros(nu), np.zeros(nu), np.zeros(nu)
-    M, rhs = np.zeros((nu, n)), np.zeros((nu, n))
+    M, rhs = np.zeros((nu, short)), np.zeros((nu, short))
+    one, nothing, table = np.ones(1), np.zeros(long), np.zeros(11, np.int64)
+    ones, zeros = address(one), address(nothing)
+    far, near, each = 8 * long, 8 * short, 8 * nu  # bytes from row to row
+    crossed = _crossed(W, n, size)
     for step in range(horizon - 1, -1, -1):
         f, w = F[step], W[step]
+        dynamics = address(f)
         for i in range(n):
-            s = v[i] + g[step, i]
+            r[i] = v[i] + g[step, i]
             for j in range(n):
                 R[i, j] = P[i, j] + w[i, j]
-                s += R[i, j] * d[step, j]
-            r[i] = s
-        for i in range(n):
-            for j in range(n):
-                Y[i, j] = 0.0
-            for j in range(nu):
-                Y[i, n + j] = w[i, n + j]
-            for l in range(n):  # noqa: E741
-                a = R[i, l]
-                for j in range(size):
-                    Y[i, j] += a * f[l, j]
+        if gapped:
+            for i in range(n):
+                for j in range(n):
+                    r[i] += R[i, j] * d[step, j]
         for i in range(nu):
-            s = g[step, n + i]
-            for j in range(size):
-                Q[n + i, j] = 0.0
+            before[n + i] = g[step, n + i]
             for j in range(nu):
-                Q[n + i, n + j] = w[n + i, n + j]
-            for l in range(n):  # noqa: E741
-                a = w[n + i, l]
-                if a != 0.0:
-                    s += a * d[step, l]
-                    for j in range(size):
-                        Q[n + i, j] += a * f[l, j]
-            q[n + i] = s
-        for i in range(n):
-            q[i] = 0.0
-            for j in range(n):
-                Q[i, j] = 0.0
-        for l in range(n):  # noqa: E741
-            s = r[l]
-            for i in range(size):
-                a = f[l, i]
-                q[i] += a * s
-                if a != 0.0:  # half of what a mechanical system's matrix holds is structure
-                    for j in range(size if i >= n else n):
-                        Q[i, j] += a * Y[l, j]
+                second[i, n + j] = w[n + i, n + j]
+        if crossed:
+            for i in range(n):
+                for j in range(nu):
+                    first[i, n + j] = w[i, n + j]
+            if gapped:
+                for i in range(nu):
+                    for j in range(n):
+                        before[n + i] += w[n + i, j] * d[step, j]
+        # Y = R F + [0 W_xu], whose columns are those of Q_xx = A' Y and, by B' Y, of Q_u.
+        multiply(
+            wide,
+            table,
+            n,
+            n,
+            address(Y),
+            far,
+            address(first),
+            far,
+            address(R),
+            near,
+            8,
+            dynamics,
+            far,
+            ones,
+            0,
+        )
+        multiply(narrow, table, n, n, address(Qx), near, zeros, 0, dynamics, far, 8, address(Y), far, ones, 0)
+        start = address(second)
+        if crossed:
+            start = address(crossing)
+            multiply(
+                wide, table, nu, n, start, far, address(second), far, address(w) + 8 * n, far, 8,
+                dynamics, far, ones, 0,
+            )  # fmt: skip
+        multiply(wide, table, nu, n, address(Q), far, start, far, dynamics + 8 * n, far, 8, address(Y), far, ones, 0)
+        multiply(
+            wide_row,
+            table,
+            1,
+            n,
+            address(q),
+            far,
+            address(before),
+            far,
+            address(r),
+            8,
+            0,
+            dynamics,
+            far,
+            ones,
+            0,
+        )
         if S.size:
-            for i in range(size):
+            for i in range(n):
+                for j in range(n):
+                    Qx[i, j] += S[step, i, j]
+            for i in range(nu):
                 for j in range(size):
-                    Q[i, j] += S[step, i, j]
+                    Q[i, j] += S[step, n + i, j]
         for i in range(nu):
             qu[i] = q[n + i]
             for j in range(nu):
-                H[i, j] = 0.5 * (Q[n + i, n + j] + Q[n + j, n + i])
+                H[i, j] = 0.5 * (Q[i, n + j] + Q[j, n + i])
             H[i, i] += mu
         count = _box(H, qu, low[step], high[step], k, free, lower, move, trial)
         if count < 0:
             return step
         # Gains of the free entries: L L' K = -Q_ux, all columns at once.
+        for i in range(count):
+            inverse[i] = 1.0 / lower[i, i]
+            minus[i, i] = 0.0
+            for j in range(i):
+                minus[i, j] = -lower[i, j]
+            for j in range(n):
+                rhs[i, j] = -Q[free[i], j]
+        if count:
+            substitute(solve, table, count, address(rhs), near, address(minus), each, address(inverse))
+        K = feedback[step]
         for i in range(nu):
             for j in range(n):
-                feedback[step, i, j] = 0.0
+                K[i, j] = 0.0
         for i in range(count):
             for j in range(n):
-                rhs[i, j] = -Q[n + free[i], j]
-            for l in range(i):  # noqa: E741
-                a = lower[i, l]
-                for j in range(n):
-                    rhs[i, j] -= a * rhs[l, j]
-            a = 1.0 / lower[i, i]
-            for j in range(n):
-                rhs[i, j] *= a
-        for i in range(count - 1, -1, -1):
-            for l in range(i + 1, count):  # noqa: E741
-                a = lower[l, i]
-                for j in range(n):
-                    rhs[i, j] -= a * rhs[l, j]
-            a = 1.0 / lower[i, i]
-            for j in range(n):
-                rhs[i, j] *= a
-                feedback[step, free[i], j] = rhs[i, j]
+                K[free[i], j] = rhs[i, j]
         for i in range(nu):
             feedforward[step, i] = k[i]
             numbers[0] += qu[i] * k[i]
@@ -307,17 +419,26 @@ def _backward(F, g, W, d, low, high, S, mu, feedforward, feedback, v, P, numbers
             if not held:
                 numbers[2] = max(numbers[2], abs(qu[i]))
             for j in range(n):
-                M[i, j] = Q[n + i, j] - mu * feedback[step, i, j]
-        for i in range(n):
-            v[i] = q[i]
-            for j in range(n):
-                P[i, j] = 0.5 * (Q[i, j] + Q[j, i])
-        for l in range(nu):  # noqa: E741
-            for i in range(n):
-                a = M[l, i]
-                v[i] += a * k[l]
-                for j in range(n):
-                    P[i, j] += a * feedback[step, l, j]
+                M[i, j] = Q[i, j] - mu * K[i, j]
+        gain = address(K)
+        multiply(
+            narrow_row,
+            table,
+            1,
+            nu,
+            address(v),
+            0,
+            address(q),
+            0,
+            address(k),
+            8,
+            0,
+            address(M),
+            near,
+            ones,
+            0,
+        )
+        multiply(narrow, table, n, nu, address(P), near, address(Qx), near, address(M), near, 8, gain, near, ones, 0)
         for i in range(n):
             for j in range(i):
                 P[i, j] = P[j, i] = 0.5 * (P[i, j] + P[j, i])
