@@ -1,7 +1,7 @@
 """The `pinocchio` dynamics and plant: any robot that touches nothing, as a rigid body in closed form.
 
 The bodies of the robot's MuJoCo model (an MJCF's or a URDF's, it does not matter) become a pinocchio Model, that one
-CasADi expressions (`rigid_body.py`), and these compiled code, as every robot in closed form does. Limits of joints are
+CasADi expressions (`posture.py`), and these compiled code, as every robot in closed form does. Limits of joints are
 not part of the model: what keeps a motion within them is its task.
 """
 
@@ -19,7 +19,8 @@ from .casadi_dynamics import CasadiDynamics
 from .casadi_simulator import CasadiSimulator
 from .integrators import lifted
 from .pinocchio_model import FRAMES, frame_name, left_out, pinocchio_model
-from .rigid_body import Posture, RigidBody
+from .posture import Posture
+from .rigid_body import RigidBody
 
 Sensor = mujoco.mjtSensor
 
@@ -99,7 +100,7 @@ class _Motion:
         q = ca.SX(x[: self.body.nq])
         for at in self.symbolic.quaternions:
             q[at : at + 4] = ca.vertcat(x[at + 1 : at + 4], x[at])
-        posture = self.body.at(q)
+        posture = Posture(self.body, q)
         return posture, posture.inward(x[self.body.nq :])
 
     def _force(self, posture: Posture, x: SX, u: SX) -> SX:

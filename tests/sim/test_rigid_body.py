@@ -8,6 +8,7 @@ import numpy as np
 import pinocchio as pin
 import pytest
 from trimtab.robots.plugins import UnknownName
+from trimtab.sim.posture import Posture
 from trimtab.sim.rigid_body import RigidBody
 
 FOLDER = "cmeel.prefix/share/example-robot-data/robots"
@@ -69,7 +70,7 @@ def expressions(name):
     model = MODELS[name]()
     body = RigidBody(model)
     q, v, a, force = (ca.SX.sym(s, n) for s, n in (("q", body.nq), ("v", body.nv), ("a", body.nv), ("f", body.nv)))
-    posture = body.at(q)
+    posture = Posture(body, q)
     frames = [posture.frame(name, v) for name in frame_names(model)]
     outputs = {
         "inverse dynamics": posture.inverse_dynamics(v, a),
@@ -133,7 +134,7 @@ def test_derivatives_are_pinocchios():
     model = panda()
     body, data = RigidBody(model), model.createData()
     q, v, force = ca.SX.sym("q", 7), ca.SX.sym("v", 7), ca.SX.sym("f", 7)
-    a = body.at(q).forward_dynamics(v, force)
+    a = Posture(body, q).forward_dynamics(v, force)
     slopes = ca.Function("slopes", [q, v, force], [ca.jacobian(a, z) for z in (q, v, force)])
     for at, speed, _, torque in random_states(model, 5):
         expected = pin.computeABADerivatives(model, data, at, speed, torque)
@@ -146,7 +147,7 @@ def test_accelerations_of_origins():
     model = MODELS["go2"]()
     body = RigidBody(model)
     q, v, force = ca.SX.sym("q", body.nq), ca.SX.sym("v", body.nv), ca.SX.sym("f", body.nv)
-    posture = body.at(q)
+    posture = Posture(body, q)
     both = [posture.forward_dynamics(v, force, origins=origins) for origins in (False, True)]
     function = ca.Function("f", [q, v, force], both)
     for at, speed, _, torque in random_states(model, 3):
@@ -177,11 +178,26 @@ def test_unsupported_joints_are_named(joint, kind):
         model = pin.transformJointIntoMimic(model, first, second, 2.0, 0.0)
     else:
         model.addJoint(first, joint, pin.SE3.Identity(), "odd")
-    with pytest.raises(ValueError, match=rf"joint 'odd' is of pinocchio's kind {kind}; supported are: revolute"):
+    with pytest.raises(ValueError, match=rf"not supported: 'odd' \({kind}\)\. Known: revolute"):
+        RigidBody(model)
+
+
+def test_all_unsupported_joints_are_named_at_once():
+    """Also the planar joint of a URDF, and what is in a composite one."""
+    model = pin.buildModelFromXML(
+        """<robot name="sled"><link name="world"/><link name="sled"><inertial><mass value="1"/>
+        <inertia ixx="1" iyy="1" izz="1" ixy="0" ixz="0" iyz="0"/></inertial></link>
+        <joint name="slip" type="planar"><parent link="world"/><child link="sled"/></joint></robot>"""
+    )
+    composite = pin.JointModelComposite()
+    for part in (pin.JointModelRX(), pin.JointModelHZ(0.2)):
+        composite.addJoint(part, pin.SE3.Identity())
+    model.addJoint(1, composite, pin.SE3.Identity(), "screw")
+    with pytest.raises(ValueError, match=r"supported: 'slip' \(Planar\), 'screw' \(HZ\)\. Known"):
         RigidBody(model)
 
 
 def test_unknown_frames_are_named():
     body = RigidBody(panda())
     with pytest.raises(UnknownName, match=r"unknown frame 'panda_hand_tpc'; did you mean 'panda_hand_tcp'"):
-        body.at(ca.SX.sym("q", 7)).frame("panda_hand_tpc", ca.SX.sym("v", 7))
+        Posture(body, ca.SX.sym("q", 7)).frame("panda_hand_tpc", ca.SX.sym("v", 7))
