@@ -1,0 +1,496 @@
+"""Growing a search tree: transitions asked for in batches, from any dynamics, or in native code from first to last.
+
+A wave is as many walks as are under way at once. Their transitions, and the rollouts of the default policy that value
+new leaves, are one batch: each begins at its own node, takes its edge's controls and then the default policy's, up to
+the horizon that all walks share. With r_j the reward of step j of m, g the discount of a step,
+
+    reward of the edge = sum_{j<m} g^j r_j,    value of the leaf = (1 - w) sum_{j>=m} g^(j-m) r_j + w V(y_m)
+
+Of a robot in closed form with terms that trace, a step and its reward are one compiled function, which the loop calls by
+its address.
+"""
+
+import ctypes
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import types
+
+from ..robots.task import Task
+from ..sim import codegen
+from ..sim.branching import Branching, ClosedFormBranching
+from ..sim.closed_form import LARGEST
+from ..sim.interface import State
+from .bandits import Rule, Tree, native
+from .tracing import traced
+from .tree import ASKING, attach, begin, finish, resume
+
+DEFAULT, HOLD, RANDOM = 0, 1, 2
+
+
+class Job(NamedTuple):
+    """How new leaves are valued, as numba takes it.
+
+    Attributes:
+        segment: control steps m of an edge.
+        horizon: control steps of a whole walk with its rollout.
+        discount: g, of a control step.
+        rollouts: of the default policy from each new leaf.
+        policy: `DEFAULT` follows `controls`, `HOLD` keeps the last control, `RANDOM` draws actions.
+        share: w of the value function.
+        given: whether there is one; else the last step's reward is taken to go on.
+        absorbing: whether a state that has ended goes on paying its last reward.
+        time: of the root [s].
+        dt: control period [s].
+        controls: of the default policy, from the root's time on (horizon, nu).
+        basis: from knots to controls of an edge (m, knots).
+    """
+
+    segment: int
+    horizon: int
+    discount: float
+    rollouts: int
+    policy: int
+    share: float
+    given: bool
+    absorbing: bool
+    time: float
+    dt: float
+    controls: Any
+    basis: Any
+
+
+@native
+def fill(tree, rule, job, walks, u, times, parents, rng):  # type: ignore[no-untyped-def]
+    """Writes the controls of the walks that ask, and when their steps end.
+
+    Args:
+        tree: whose walks these are.
+        rule: its settings.
+        job: what a leaf is worth.
+        walks: number of walks.
+        u: controls (walks * rollouts, horizon, nu), to be filled.
+        times: (walks * rollouts, horizon) [s], to be filled.
+        parents: nodes that they begin at (walks * rollouts,), to be filled.
+        rng: draws the default policy's actions.
+
+    Returns:
+        How many transitions there are, and how many steps they need at most.
+    """
+    points, most = 0, 0
+    nu, m, knots = u.shape[2], job.segment, job.basis.shape[1]
+    random = np.empty(rule.low.size)
+    for b in range(walks):
+        walk = tree.walks[b]
+        if walk.status != ASKING:
+            continue
+        edge, begun = tree.path[b, walk.length], walk.length * m
+        steps = m if job.share == 1.0 else job.horizon - begun
+        most = max(most, steps)
+        for _ in range(job.rollouts):
+            parents[points] = tree.trail[b, walk.length]
+            for j in range(steps):
+                times[points, j] = job.time + (begun + j + 1) * job.dt
+                if j < m:
+                    for i in range(nu):
+                        value = 0.0
+                        for k in range(knots):
+                            value += job.basis[j, k] * tree.actions[edge, k * nu + i]
+                        u[points, j, i] = value
+                elif job.policy == RANDOM:
+                    if j % m == 0:
+                        if len(rule.choices):
+                            choice = rule.choices[int(rng.random() * len(rule.choices))]
+                            for k in range(random.size):
+                                random[k] = choice[k]
+                        else:
+                            for k in range(random.size):
+                                random[k] = rule.low[k] + (rule.high[k] - rule.low[k]) * rng.random()
+                    for i in range(nu):
+                        value = 0.0
+                        for k in range(knots):
+                            value += job.basis[j % m, k] * random[k * nu + i]
+                        u[points, j, i] = value
+                else:
+                    for i in range(nu):
+                        u[points, j, i] = u[points, j - 1, i] if job.policy == HOLD else job.controls[begun + j, i]
+            points += 1
+    return points, most
+
+
+@native
+def tell(tree, rule, job, walks, rows, y, r, ends, bad, values, rng):  # type: ignore[no-untyped-def]
+    """Attaches the transitions that `fill` asked for, in its order.
+
+    Args:
+        tree: whose walks these are.
+        rule: its settings.
+        job: what a leaf is worth.
+        walks: number of walks.
+        rows, y: at the edges' ends (points, n), (points, ny).
+        r: rewards (points, steps).
+        ends: whether the state after each step is an ended one (points, steps).
+        bad: the first step that is invalid, or the number of steps (points,).
+        values: of the value function at the edges' ends (points,), where there is one.
+        rng: for new nodes.
+    """
+    point, m = 0, job.segment
+    for b in range(walks):
+        walk = tree.walks[b]
+        if walk.status != ASKING:
+            continue
+        steps = m if job.share == 1.0 else job.horizon - walk.length * m
+        left = job.horizon - (walk.length + 1) * m
+        first, leaf = point, 0.0
+        reward, ended = 0.0, 0
+        for rollout in range(job.rollouts):
+            gain, weight, last, over = 0.0, 1.0, 0.0, 0
+            broken = bad[point] < steps
+            for j in range(steps):
+                if j >= bad[point]:
+                    break
+                if j == m:
+                    gain, weight = 0.0, 1.0
+                if over == 0:
+                    last = r[point, j]
+                    over = int(ends[point, j])
+                elif not job.absorbing:
+                    last = 0.0
+                gain += weight * last
+                weight *= job.discount
+                if j == m - 1:
+                    reward, ended = gain, over
+            if broken and bad[point] < m:
+                # As bad as anything so far, and not to be continued.
+                reward = tree.span[0] if tree.span[0] < np.inf else -1e3
+                ended, gain = 1, 0.0
+            elif broken:
+                gain = min(gain, tree.span[0]) if tree.span[0] < np.inf else gain - 1e3
+            elif steps == m:
+                gain = 0.0
+            if job.share > 0.0 and not (broken and bad[point] < m):
+                if over != 0 and ended != 0 and not job.absorbing:
+                    value = 0.0
+                elif job.given and ended == 0:
+                    value = values[point]
+                else:
+                    # As if the last reward went on.
+                    whole = left if job.discount == 1.0 else (1.0 - job.discount**left) / (1.0 - job.discount)
+                    value = r[point, m - 1] * whole
+                gain = (1.0 - job.share) * gain + job.share * value
+            leaf += gain
+            point += 1
+        attach(tree, rule, b, rows[first], y[first], reward, ended, leaf / job.rollouts, rng)
+
+
+@native
+def wave_size(done, simulations, batch):  # type: ignore[no-untyped-def]
+    """Walks to send at once: no more than there have been, so that the first do not all go one way."""
+    return min(batch, simulations - done, max(done, 1))
+
+
+ENTRY = types.FunctionType(types.void(types.int64, types.int64, types.int64))
+
+
+class _Entry(types.WrapperAddressProtocol):
+    """A kernel's native code, as numba calls it."""
+
+    def __init__(self, kernel: codegen.Kernel) -> None:
+        entry: Any = kernel.bind(1, 1, np.zeros((1, 3), np.int64))
+        self._address = ctypes.cast(entry.func, ctypes.c_void_p).value or 0
+
+    def __wrapper_address__(self) -> int:
+        return self._address
+
+    def signature(self) -> Any:
+        return types.void(types.int64, types.int64, types.int64)
+
+
+class Memory(NamedTuple):
+    """What compiled steps read and write, for P points and the horizon's H steps.
+
+    Attributes:
+        x: (P, H + 1, nx).
+        u: (P, H, nu).
+        times: (P, H) [s].
+        r: rewards (P, H).
+        terminal: rewards at the horizon's end (P, H).
+        ends: not 0 in ended states (P, H).
+        y: readings at the edges' ends (P, ny).
+        rows: (P, n).
+        parents, bad: (P,).
+        values: (P,), not used.
+    """
+
+    x: Any
+    u: Any
+    times: Any
+    r: Any
+    terminal: Any
+    ends: Any
+    y: Any
+    rows: Any
+    parents: Any
+    bad: Any
+    values: Any
+
+
+@native
+def grow(  # type: ignore[no-untyped-def]
+    tree, rule, job, step, step_table, observe, observe_table, memory, clocked, simulations, batch, rng
+):
+    """Adds `simulations` simulations to the tree, `batch` at a time, with compiled steps."""
+    nx, done = memory.x.shape[2], 0
+    while done < simulations:
+        walks = wave_size(done, simulations, batch)
+        asking = begin(tree, rule, walks, rng)
+        while asking:
+            points, steps = fill(tree, rule, job, walks, memory.u, memory.times, memory.parents, rng)
+            for p in range(points):
+                for i in range(nx):
+                    memory.x[p, 0, i] = tree.rows[memory.parents[p], i]
+            step(points, steps, step_table)
+            observe(points, 1, observe_table)
+            for p in range(points):
+                for i in range(nx):
+                    memory.rows[p, i] = memory.x[p, job.segment, i]
+                if clocked:
+                    memory.rows[p, nx] = memory.times[p, job.segment - 1]
+                memory.bad[p] = steps
+                for j in range(steps):
+                    good = -np.inf < memory.r[p, j] < np.inf
+                    for i in range(nx):
+                        good = good and abs(memory.x[p, j + 1, i]) < LARGEST
+                    if not good:
+                        memory.bad[p] = j
+                        break
+                end = round((memory.times[p, 0] - job.time) / job.dt) - 1
+                if job.horizon - end <= steps:
+                    memory.r[p, job.horizon - end - 1] += memory.terminal[p, job.horizon - end - 1]
+            tell(
+                tree, rule, job, walks, memory.rows, memory.y, memory.r, memory.ends, memory.bad, memory.values, rng
+            )  # fmt: skip
+            asking = resume(tree, rule, walks, rng)
+        finish(tree, rule, walks)
+        done += walks
+
+
+class Objective:
+    """What a tree search maximises, step by step: the task's reward, or its cost negated.
+
+    Args:
+        task: scores.
+        reward: its reward rather than its cost.
+    """
+
+    def __init__(self, task: Task, reward: bool) -> None:
+        self.task, self.reward = task, reward
+        self.terminal = not reward and any(term.terminal_weight for term in task.terms)
+
+    def step(self, y: Any, u: Any, t: Any) -> Any:
+        """Of reaching readings `y` (..., ny) by `u` (..., nu) at `t` [s], (...)."""
+        return self.task.reward(y, u) if self.reward else -self.task.cost(y, u, t)
+
+    def last(self, y: Any, u: Any, t: Any) -> Any:
+        """What comes on top at the horizon's end, (...)."""
+        return -self.task.terminal_cost(y, u, t)
+
+
+class Compiled:
+    """A robot in closed form and an objective that traces, in native code.
+
+    Args:
+        branching: of the robot.
+        objective: to be compiled with it.
+
+    Raises:
+        ValueError: something does not trace, or there is no native code.
+    """
+
+    def __init__(self, branching: ClosedFormBranching, objective: Objective) -> None:
+        self.branching = branching
+        model, task = branching.model, objective.task
+        self.model = model
+        self.step, self.observe = _kernels(model, task, objective)
+        self._constants = np.zeros(max(len(model.constant), 1))
+        self._memory: dict[tuple[int, int], tuple[Memory, Any, Any]] = {}
+        self._entries = _Entry(self.step), _Entry(self.observe)
+
+    def grow(
+        self, tree: Tree, rule: Rule, job: Job, state: State, simulations: int, batch: int, rng: np.random.Generator
+    ) -> None:
+        """Adds simulations to a tree whose root is at `state`, `batch` at a time."""
+        memory, steps, sees = self._room(batch * job.rollouts, job.horizon, job.segment)
+        self._constants[: len(self.model.constant)] = state.y[self.model.constant]
+        grow(
+            tree,
+            rule,
+            job,
+            self._entries[0],
+            steps.ctypes.data,
+            self._entries[1],
+            sees.ctypes.data,
+            memory,
+            bool(self.model.clocks),
+            simulations,
+            batch,
+            rng,
+        )
+
+    def compile(self, tree: Tree, rule: Rule, job: Job) -> None:
+        """Compiles the search, unless that is on disk."""
+        self.grow(tree, rule, job, State(0.0, np.zeros(self.model.robot.layout.size)), 0, 1, np.random.default_rng(0))
+
+    def _room(self, points: int, horizon: int, segment: int) -> tuple[Memory, Any, Any]:
+        key = (points, horizon * 4096 + segment)
+        if key not in self._memory:
+            s, ny = self.model.symbolic, self.model.robot.layout.size
+            m = Memory(
+                x=np.zeros((points, horizon + 1, s.nx)),
+                u=np.zeros((points, horizon, s.nu)),
+                times=np.zeros((points, horizon)),
+                r=np.zeros((points, horizon)),
+                terminal=np.zeros((points, horizon)),
+                ends=np.zeros((points, horizon)),
+                y=np.zeros((points, ny)),
+                rows=np.zeros((points, s.nx + bool(self.model.clocks))),
+                parents=np.zeros(points, np.int64),
+                bad=np.zeros(points, np.int64),
+                values=np.zeros(points),
+            )
+            rows = codegen.rows
+            constants = rows(self._constants, 0, None, None)
+            steps = [rows(m.x[:, :-1], 2, 0, 1), rows(m.u, 2, 0, 1), rows(m.times[..., None], 2, 0, 1), constants]
+            steps += [rows(m.x[:, 1:], 2, 0, 1)]
+            steps += [rows(a[..., None], 2, 0, 1) for a in (m.r, m.terminal, m.ends)]
+            sees = [rows(m.x[:, segment], 1, 0, None), rows(m.times[:, segment - 1 : segment], 1, 0, None), constants]
+            sees += [rows(m.y, 1, 0, None)]
+            self._memory[key] = m, np.concatenate(steps), np.concatenate(sees)
+        return self._memory[key]
+
+
+def _kernels(model: Any, task: Task, objective: Objective) -> tuple[codegen.Kernel, codegen.Kernel]:
+    """(x, u, t, constants) -> (the state after a step, reward, reward at the end, ended); (x, t, constants) -> y."""
+    import casadi as ca
+
+    s = model.symbolic
+    x, u, t = ca.SX.sym("x", s.nx), ca.SX.sym("u", s.nu), ca.SX.sym("t")
+    given = ca.SX.sym("given", max(len(model.constant), 1))
+
+    def seen(at: Any) -> Any:
+        y = model.readings(at)
+        for k, entry in enumerate(model.constant):
+            y[entry] = given[k]
+        for entry in model.clocks:
+            y[entry] = t
+        return y
+
+    def of(evaluate: Callable[..., Any], y: Any) -> Any:
+        return traced(task, evaluate)(y, u, t)
+
+    end = model.step.function(x, model._limited(u))
+    y = seen(end)
+    reward = of(objective.step, y)
+    last = of(objective.last, y) if objective.terminal else ca.SX(0.0)
+    over = ca.SX(0.0)
+    if task.end is not None:
+        over = of(lambda y, u, t: 1.0 * task.terminated(y), y)
+    if not reward.numel() == last.numel() == over.numel() == 1:
+        raise ValueError(f"{task.name}'s terms do not give one number")
+    step = ca.Function("step", [x, u, t, given], [end, reward, last, over], {"cse": True})
+    observe = ca.Function("observe", [x, t, given], [seen(x)], {"cse": True})
+    kernels = codegen.compile(step, nan="kept"), codegen.compile(observe, nan="kept")
+    if not all(kernel.native for kernel in kernels):
+        raise ValueError("there is no native code here")
+    return kernels
+
+
+class Batched:
+    """Any dynamics, a batch of transitions at a time.
+
+    Args:
+        branching: the dynamics.
+        objective: what is maximised.
+        policy: (readings (N, ny)) -> controls (N, nu): the default policy; None: the one that jobs name.
+        value: (readings (N, ny)) -> expected sum of discounted rewards from there on (N,), or None.
+    """
+
+    def __init__(
+        self,
+        branching: Branching,
+        objective: Objective,
+        policy: Callable[[np.ndarray], np.ndarray] | None = None,
+        value: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> None:
+        self.branching, self.objective, self.policy, self.value = branching, objective, policy, value
+
+    def grow(
+        self, tree: Tree, rule: Rule, job: Job, state: State, simulations: int, batch: int, rng: np.random.Generator
+    ) -> None:
+        """Adds simulations to a tree whose root is at `state`, `batch` at a time."""
+        nu, room = job.controls.shape[1], batch * job.rollouts
+        u, times = np.zeros((room, job.horizon, nu)), np.zeros((room, job.horizon))
+        parents, done = np.zeros(room, np.int64), 0
+        while done < simulations:
+            walks = wave_size(done, simulations, batch)
+            asking = begin(tree, rule, walks, rng)
+            while asking:
+                points, steps = fill(tree, rule, job, walks, u, times, parents, rng)
+                self._evaluate(
+                    tree, rule, job, walks, tree.rows[parents[:points]], u[:points, :steps], times[:points, :steps], rng
+                )
+                asking = resume(tree, rule, walks, rng)
+            finish(tree, rule, walks)
+            done += walks
+
+    def compile(self, tree: Tree, rule: Rule, job: Job) -> None:
+        """Compiles what a search calls, unless that is on disk."""
+        rng, some, none = np.random.default_rng(0), np.zeros((1, job.horizon)), np.zeros(1, np.int64)
+        begin(tree, rule, 0, rng)
+        fill(tree, rule, job, 0, np.zeros((1, job.horizon, job.controls.shape[1])), some, none, rng)
+        tell(tree, rule, job, 0, tree.rows, tree.y, some, some, none, some[0], rng)
+        resume(tree, rule, 0, rng)
+        finish(tree, rule, 0)
+
+    def _evaluate(
+        self,
+        tree: Tree,
+        rule: Rule,
+        job: Job,
+        walks: int,
+        rows: np.ndarray,
+        u: np.ndarray,
+        times: np.ndarray,
+        rng: np.random.Generator,
+    ) -> None:
+        m, steps = job.segment, u.shape[1]
+        if self.policy is None:
+            found = self.branching.branch(rows, u, m, rng)
+            ends, y, valid = found.rows, found.y, found.valid
+        else:
+            found = self.branching.branch(rows, np.ascontiguousarray(u[:, :m]), m, rng)
+            ends, now = found.rows, found.rows
+            parts, checks = [np.array(found.y)], [found.valid]
+            for j in range(m, steps):
+                u[:, j] = self.policy(parts[-1][:, -1])
+                found = self.branching.branch(now, u[:, j : j + 1].copy(), 1, rng)
+                now = found.rows
+                parts.append(np.array(found.y))
+                checks.append(found.valid)
+            y, valid = np.concatenate(parts, 1), np.logical_and.accumulate(np.concatenate(checks, 1), axis=1)
+        with np.errstate(all="ignore"):
+            r = np.array(np.broadcast_to(self.objective.step(y, u, times), u.shape[:2]), float)
+            if self.objective.terminal:
+                last = np.rint((job.time + job.horizon * job.dt - times[:, 0]) / job.dt).astype(int)
+                at = np.flatnonzero(last < steps)
+                final = last[at]
+                r[at, final] += self.objective.last(y[at, final], u[at, final], times[at, final])
+        over = np.asarray(self.objective.task.terminated(y), float)
+        good = valid & np.isfinite(r)
+        bad = np.where(good.all(1), steps, good.argmin(1))
+        reached = np.ascontiguousarray(y[:, m - 1])
+        values = np.zeros(len(rows))
+        if self.value is not None:
+            values = np.ascontiguousarray(self.value(reached), float)
+        tell(tree, rule, job, walks, np.ascontiguousarray(ends), reached, r, over, bad, values, rng)
