@@ -1,7 +1,7 @@
-"""Scores of the shipped scenarios: dm_control's reward over whole episodes, against what was asked and published.
+"""Scores of the shipped scenarios: the task's reward over whole episodes, against what was asked and published.
 
-Episodes run as a user runs them (`trimtab run SCENARIO --simulator dm_control --seed N --json -`), one process a
-core, each bound to its core; the virtual clock makes the scores independent of that. With `--timing` a second pass
+Episodes run as a user runs them (`trimtab run SCENARIO --seed N --json -`), dm_control's tasks on its plant, one process
+a core, each bound to its core; the virtual clock makes the scores independent of that. With `--timing` a second pass
 times control steps with all cores for one process, and so says whether a scenario keeps real time. Results are kept
 as they come, a line an episode, so an interrupted benchmark goes on where it stopped; those of a scenario whose
 settings have changed are measured anew (a change of a task's terms or of the code is not noticed: use another
@@ -59,6 +59,15 @@ ASKED = {  # scenario: (at least, best published learner)
     "swimmer-swimmer6": (None, None),
     "point_mass-easy": (None, None),
     "manipulator-bring_ball": (None, None),
+    "cartpole-swingup-ilqr": (None, 877),
+    "acrobot-swingup-ilqr": (None, 663),
+    "walker-walk-ilqr": (None, 981),
+    "planar_quadrotor-hover": (None, None),
+    "quadrotor-waypoints": (None, None),
+    "car-parking": (None, None),
+    "car-parking-ilqr": (None, None),
+    "panda-reach": (None, None),
+    "panda-figure_eight": (None, None),
 }
 WALL = (
     "pendulum-swingup",
@@ -80,7 +89,7 @@ def settings(scenario: str) -> str:
 
 def episode(scenario: str, seed: int, cores: set[int], clock: str = "virtual", duration: float | None = None) -> dict:
     """One run of the command line on `cores`; its JSON result, or {"error": ...}."""
-    command = [sys.executable, "-m", "trimtab.launch.cli", "run", scenario, "--simulator", "dm_control"]
+    command = [sys.executable, "-m", "trimtab.launch.cli", "run", scenario]
     command += ["--seed", str(seed), "--clock", clock, "--record", "off", "--json", "-"]
     if duration is not None:
         command += ["--duration", f"{duration:.9g}"]

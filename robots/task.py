@@ -16,6 +16,7 @@ import mujoco
 import numpy as np
 
 from .arrays import Array, entry, namespace
+from .finite import Finite
 from .layout import Layout, Reading, View
 from .symbolic import Symbolic
 
@@ -95,6 +96,7 @@ class Robot:
         parameters: model fields that tasks draw at the start of an episode; they are part of the state.
         limits: control limits (2, nu), read from the model's actuators unless given.
         symbolic: makes the robot's motion in closed form; None where there is none.
+        finite: makes its table of transitions; None where there is none.
     """
 
     name: str
@@ -104,6 +106,7 @@ class Robot:
     parameters: tuple[Parameter, ...] = ()
     limits: np.ndarray | None = None
     symbolic: Callable[[], Symbolic] | None = None
+    finite: Callable[[], Finite] | None = None
 
     @cached_property
     def layout(self) -> Layout:
@@ -117,7 +120,8 @@ class Robot:
             ValueError: the robot has no MuJoCo model, or one that does not load.
         """
         if self.build is None:
-            raise ValueError(f"robot {self.name!r} has no MuJoCo model; only its own simulator knows it")
+            knows = "only its own simulator knows it" if self.symbolic is None else "it is in closed form: use casadi"
+            raise ValueError(f"robot {self.name!r} has no MuJoCo model; {knows}")
         try:
             spec = self.build()
         except ValueError as error:
