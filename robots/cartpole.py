@@ -39,7 +39,8 @@ def symbolic() -> Symbolic:
         cart, pole = both + h * friction[0], turning + h * friction[1]
         scale = 1.0 / (cart * pole - coupling * coupling)
         free = scale * (pole * push - coupling * twist)
-        push = push + rail(x[0], x[2], free, scale * pole)
+        side, wanted, yielding = rail(x[0], x[2])
+        push = push + side * ca.fmax(side * (wanted - free), 0.0) / (scale * pole + yielding)
         return ca.vertcat(
             x[2], x[3], scale * (pole * push - coupling * twist), scale * (cart * twist - coupling * push)
         )

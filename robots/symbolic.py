@@ -124,41 +124,59 @@ def model_key(model: mujoco.MjModel) -> str:
     return hashlib.sha256(content.tobytes()).hexdigest()
 
 
-def joint_limit(model: mujoco.MjModel, joint: str) -> Callable[[SX, SX, SX, SX], SX]:
-    """MuJoCo's soft limits of a hinge or slide `joint`, as the force on it that is exact for one limit at a time.
+def joint_limit(model: mujoco.MjModel, joint: str) -> Callable[[SX, SX], tuple[SX, SX, SX]]:
+    """MuJoCo's soft limits of a hinge or slide `joint`.
 
-    A constraint at distance r < 0 past the limit wants the acceleration b v + k d r back, and yields by R: with a the
-    acceleration without it and A the inverse of the inertia that it feels, its force is (-a - b v - k d r) / (A + R),
-    where that pushes ("Computation" in MuJoCo's documentation; `solreflimit` gives b and k, `solimplimit` the impedance
-    d and R = (1 - d)/d times the inverse inertia of the reference pose).
+    Past a limit by r < 0, a constraint along the joint wants the acceleration w = -b v + k d |r| back, and yields by R
+    ("Computation" in MuJoCo's documentation: `solreflimit` gives b and k, `solimplimit` the impedance d, and R is
+    (1 - d) / d times the inverse inertia of the reference pose). Its force is (w - a) / R where that pushes back, a
+    being the acceleration; for one limit alone (w - a0) / (A + R), with the acceleration a0 there would be without it
+    and the inverse inertia A that it feels.
 
     Returns:
-        (position, velocity, acceleration a without the limit, A) -> the force [N or N m].
+        (position, velocity) -> (side, w [m/s^2 or rad/s^2], R [1/kg or 1/(kg m^2)]); side is 1 past the lower limit, -1
+        past the upper one, and 0 between them, where w and R mean nothing.
     """
     import casadi as ca
 
     at = model.joint(joint).id
-    dof = int(model.jnt_dofadr[at])
     low, high = (float(v) for v in model.jnt_range[at])
-    least, most, width, middle, power = (float(v) for v in model.jnt_solimp[at])
+    margin, reference = float(model.jnt_margin[at]), float(model.dof_invweight0[model.jnt_dofadr[at]])
+    least, most = np.clip(model.jnt_solimp[at, :2], mujoco.mjMINIMP, mujoco.mjMAXIMP).tolist()
+    stiffness, damping = _reference(model, at, most)
+
+    def limit(position: SX, velocity: SX) -> tuple[SX, SX, SX]:
+        below, above = position - (low + margin), (high - margin) - position
+        past = ca.fmin(ca.fmin(below, above), 0.0)
+        side = ca.if_else(past < 0.0, ca.if_else(below < above, 1.0, -1.0), 0.0)
+        impedance = least + (most - least) * _rise(model.jnt_solimp[at], -past)
+        wanted = -damping * velocity - side * (stiffness * impedance * past)
+        return side, wanted, (1.0 - impedance) / impedance * reference
+
+    return limit
+
+
+def _reference(model: mujoco.MjModel, at: int, most: float) -> tuple[float, float]:
+    """Stiffness k [1/s^2] and damping b [1/s] of a joint's limits, the impedance of which is `most` at the most."""
     time, ratio = (float(v) for v in model.jnt_solref[at])
-    time = max(time, 2.0 * float(model.opt.timestep))
-    stiffness, damping = 1.0 / (most * time * ratio) ** 2, 2.0 / (most * time)
-    reference = float(model.dof_invweight0[dof])
+    if time <= 0.0:  # then they are given themselves, as negative numbers
+        return -time / most**2, -ratio / most
+    if not model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_REFSAFE:
+        time = max(time, 2.0 * float(model.opt.timestep))
+    return 1.0 / (most * time * ratio) ** 2, 2.0 / (most * time)
 
-    def one_side(distance: SX, velocity: SX, acceleration: SX, felt: SX) -> SX:
-        depth = ca.fmin(ca.fabs(distance) / width, 1.0)
-        rising = (1.0 / middle ** (power - 1.0)) * depth**power
-        falling = 1.0 - (1.0 / (1.0 - middle) ** (power - 1.0)) * (1.0 - depth) ** power
-        impedance = least + (most - least) * ca.if_else(depth <= middle, rising, falling)
-        yielding = (1.0 - impedance) / impedance * reference
-        wanted = -damping * velocity - stiffness * impedance * distance
-        force = (wanted - acceleration) / (felt + yielding)
-        return ca.if_else(distance < 0.0, ca.fmax(force, 0.0), 0.0)
 
-    def force(position: SX, velocity: SX, acceleration: SX, felt: SX) -> SX:
-        return one_side(position - low, velocity, acceleration, felt) - one_side(
-            high - position, -velocity, -acceleration, felt
-        )
+def _rise(solimp: np.ndarray, depth: SX) -> SX:
+    """How far the impedance is from its least to its greatest, 0 to 1, at a `depth` past the limit."""
+    import casadi as ca
 
-    return force
+    least, most, width, middle, power = (float(v) for v in solimp)
+    middle = min(max(middle, mujoco.mjMINIMP), mujoco.mjMAXIMP)
+    if least == most or width <= mujoco.mjMINVAL:
+        return ca.SX(0.5)
+    share = ca.fmin(depth / width, 1.0)
+    if power <= 1.0:
+        return share
+    rising = (1.0 / middle ** (power - 1.0)) * share**power
+    falling = 1.0 - (1.0 / (1.0 - middle) ** (power - 1.0)) * (1.0 - share) ** power
+    return ca.if_else(share <= middle, rising, falling)
