@@ -25,7 +25,10 @@ import numpy as np
 
 from ..robots.task import Task, Term, quadratic
 from ..sim import codegen
+from ..sim.closed_form import ClosedForm
+from ..sim.integrators import lifted
 from ..sim.interface import Rollout
+from ..sim.varying import Varying
 from .compiled_cost import compiled_cost, summed
 from .tracing import array_mode
 
@@ -128,6 +131,112 @@ def objective(task: Task) -> Objective:
     return _known[key]
 
 
+class Composed:
+    """The model of a task's cost, and of its constraints, as compiled functions of a robot's states in closed form.
+
+    They have (x (nx,), y (ny,), u (nu,), t, multipliers (k,), rho) as inputs, of which the readings only serve where
+    they are no functions of x, and give the gradient (n + nu, 1), the Hessian (n + nu, n + nu), and then for each block
+    of the cost's own Hessian that is not yet in there its entries h (b, b) and the rows (b, n + nu) through which it
+    comes in as rows' [h]_+ rows.
+
+    Attributes:
+        steps: of a step's cost.
+        last: of the last step's, where that has terms of its own; else None.
+
+    Raises:
+        TooLong: compiling would take too long.
+    """
+
+    def __init__(self, task: Task, model: ClosedForm) -> None:
+        running = [(term, term.weight) for term in task.terms if term.weight]
+        self.steps = Varying(lambda: _composed(task, model, running))
+        self.last = None
+        if any(term.terminal_weight for term in task.terms):
+            both = [(term, term.weight + term.terminal_weight) for term in task.terms]
+            self.last = Varying(lambda: _composed(task, model, [(t, weight) for t, weight in both if weight]))
+
+
+class TooLong(ValueError):
+    """A model that is better computed step by step than by one compiled function."""
+
+
+LONGEST = 20000
+"""Instructions of a composed model at most."""
+
+
+def _composed(task: Task, model: ClosedForm, weighted: list[tuple[Term, float]]) -> Any:
+    """The `casadi.Function` of `Composed` for a sum of terms."""
+    import casadi as ca
+
+    s, ny, nu = model.symbolic, task.robot.layout.size, task.robot.nu
+    with array_mode():
+        traced = _Traced(ca, task)
+        squares, cost = _sorted_terms(ca, traced, weighted)
+        held = [ca.vec(traced.residual("constraint", c).to_casadi()) for c in task.constraints]
+    residuals, constraints = ca.vertcat(ca.SX(0, 1), *squares), ca.vertcat(ca.SX(0, 1), *held)
+    slope, blocks = _curvatures(ca, cost, traced.z)
+    of_readings = ca.Function(
+        "terms", [traced.y, traced.u, traced.t], [residuals, constraints, slope, *(h for _, h in blocks)]
+    )
+    x, y, u, t = ca.SX.sym("x", s.nx), ca.SX.sym("y", ny), ca.SX.sym("u", nu), ca.SX.sym("t")
+    m, rho = ca.SX.sym("m", constraints.numel()), ca.SX.sym("rho")
+    moving = set(model.homes.tolist()) | set(model.derived)
+    found = model.readings(x)
+    seen = ca.vertcat(*(found[i] if i in moving else y[i] for i in range(ny)))
+    r, c, slope, *hessians = of_readings(seen, u, t)
+
+    def by_change(expression: Any) -> Any:
+        """The Jacobian by small changes of x, and by u."""
+        return ca.horzcat(ca.mtimes(ca.jacobian(expression, x), lifted(s, x)), ca.jacobian(expression, u))
+
+    z = ca.vertcat(seen, u)
+    rows = by_change(r)
+    gradient, hessian = ca.mtimes(rows.T, r), ca.mtimes(rows.T, rows)
+    active = _support(ca, cost, traced.z)
+    left: list[Any] = []
+    if active:
+        rows = by_change(z[active])
+        gradient += ca.mtimes(rows.T, slope[active])
+        for (block, _), h in zip(blocks, hessians):
+            part = rows[[active.index(i) for i in block], :]
+            if len(block) == 1:
+                hessian += ca.mtimes(part.T, ca.fmax(h, 0.0) * part)
+            else:
+                left += [h, part]
+    if constraints.numel():
+        rows = by_change(c)
+        pushed = ca.fmax(0.0, m + rho * c)
+        gradient += ca.mtimes(rows.T, pushed)
+        hessian += ca.mtimes(rows.T, ca.mtimes(ca.diag(rho * (pushed > 0.0)), rows))
+    hessian = ca.triu2symm(ca.triu(hessian))  # both halves are one expression
+    function = ca.Function("composed", [x, y, u, t, m, rho], [gradient, hessian, *left], {"cse": True})
+    if function.n_instructions() > LONGEST:
+        raise TooLong(f"{task.name}'s composed model has {function.n_instructions()} instructions")
+    return function
+
+
+def _sorted_terms(ca: Any, traced: "_Traced", weighted: list[tuple[Term, float]]) -> tuple[list[Any], Any]:
+    """The residuals whose squares' halves are costs, and the sum of all other costs; in CasADi's array mode."""
+    squares, cost = [], ca.SX(0.0)
+    for term, weight in weighted:
+        residual = traced.residual("term", term)
+        if term.norm is quadratic and weight > 0.0:
+            squares.append(np.sqrt(weight) * ca.vec(residual.to_casadi()))
+            continue
+        try:
+            cost += weight * ca.SX(term.norm(residual).to_casadi())
+        except Exception as error:
+            raise traced.failed("term", term, error) from error
+    return squares, cost
+
+
+def _curvatures(ca: Any, cost: Any, z: Any) -> tuple[Any, list[tuple[list[int], Any]]]:
+    """The gradient of `cost` by `z`, and the blocks of its Hessian: the entries of z, and a matrix of each."""
+    hessian, slope = ca.hessian(cost, z)
+    pattern = np.array(ca.DM(hessian.sparsity(), 1).full(), bool)
+    return ca.densify(slope), [(block, hessian[block, block]) for block in _components(pattern)]
+
+
 class _Traced:
     """Readings, control and time as CasADi symbols, and residuals as expressions of them."""
 
@@ -186,16 +295,7 @@ class _Model:
     def __init__(self, task: Task, weighted: list[tuple[Term, float]]) -> None:
         with array_mode() as ca:
             traced = _Traced(ca, task)
-            cost, squares = ca.SX(0.0), []
-            for term, weight in weighted:
-                residual = traced.residual("term", term)
-                if term.norm is quadratic and weight > 0.0:
-                    squares.append(np.sqrt(weight) * ca.vec(residual.to_casadi()))
-                    continue
-                try:
-                    cost += weight * ca.SX(term.norm(residual).to_casadi())
-                except Exception as error:
-                    raise traced.failed("term", term, error) from error
+            squares, cost = _sorted_terms(ca, traced, weighted)
         residuals = ca.vertcat(*squares)
         self.active = _support(ca, ca.vertcat(residuals, cost), traced.z)
         if not self.active:

@@ -18,7 +18,8 @@ Method, 1988 (costates in the second-order terms).
 """
 
 import enum
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,13 @@ import numpy as np
 from ..robots import plugins
 from ..robots.task import Task
 from ..sim.interface import Dynamics
-from ..sim.linearization import Differentiable, Linearization, Trajectories
+from ..sim.linearization import Differentiable
 from . import splines
 from .expansion import Objective, objective, penalised
+from .local import Local, Tried, local
 from .plan import Feedback, Plan
 from .problem import Problem
-from .riccati import Policy, backward
+from .riccati import Policy, Recursion
 from .sampling import require_at_least, require_positive
 
 ARMIJO = 1e-4
@@ -162,6 +164,7 @@ class ILQR:
     first_samples: int = 64
     noise: float = 0.5
     knots: int = 10
+    _locals: dict[tuple[int, ...], Local] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         require_at_least(
@@ -229,6 +232,14 @@ class ILQR:
             raise ValueError("the guess has entries that are not finite numbers")
         return search.run(search.guessed(np.asarray(x, float), np.clip(u, *search.limits)), self._most(None))
 
+    def _local(self, problem: Problem, model: Differentiable) -> Local:
+        """Where the searches compute, made for the first: it is the same for all plans of a run."""
+        key = (id(model), id(problem.task), problem.horizon)
+        if key not in self._locals:
+            self._locals.clear()
+            self._locals[key] = local(model, problem.task, problem.horizon, self.steps)
+        return self._locals[key]
+
     def _most(self, warm: Plan | None) -> int:
         return self.iterations if warm is not None else self.first_iterations or 10 * self.iterations
 
@@ -238,13 +249,14 @@ class _Search:
 
     def __init__(self, planner: ILQR, problem: Problem, model: Differentiable) -> None:
         self.planner, self.problem, self.model = planner, problem, model
-        self.goal: Objective = objective(problem.task)
+        self.local = planner._local(problem, model)
+        self.goal: Objective = self.local.goal
         self.limits = problem.limits
         self.sizes = STEP ** np.arange(planner.steps)
         self.multipliers = np.zeros((problem.horizon, self.goal.constrained))
         self.penalty = PENALTY
         self.mu, self.growth = planner.regularisation, 1.0
-        self.tried: tuple[np.ndarray, np.ndarray] | None = None
+        self.tried: Tried | None = None
         self.gains = np.zeros((problem.horizon, problem.task.robot.nu, model.tangent))
         self.gradient = np.nan
         self.size = 1.0
@@ -315,38 +327,35 @@ class _Search:
             reached.append(found.x[0, 1])
         gaps = self.model.difference(np.array(reached[:-1]), x[1:])
         readings = np.array(y)
-        return _Trajectory(x, readings, u, np.inf, self._violations(readings[None], u[None])[0], gaps)
+        return _Trajectory(
+            x, readings, u, np.inf, self.goal.violations(readings[None], u[None], self.problem.times)[0], gaps
+        )
 
     # Iterations ------------------------------------------------------------------------------------------------------
 
     def merit(self, trajectory: _Trajectory) -> float:
         """The cost with what the augmented Lagrangian adds."""
-        added = penalised(trajectory.violations[None], self.multipliers, self.penalty)[0]
-        return trajectory.cost + float(added)
-
-    def _violations(self, y: np.ndarray, u: np.ndarray) -> np.ndarray:
-        return self.goal.violations(y, u, self.problem.times)
+        if not self.goal.constrained:
+            return trajectory.cost
+        return trajectory.cost + float(penalised(trajectory.violations[None], self.multipliers, self.penalty)[0])
 
     def _best(
         self, x: np.ndarray, u: np.ndarray, feedforward: np.ndarray, feedback: np.ndarray, sizes: np.ndarray
     ) -> _Trajectory | None:
         """The best rollout of a policy over step sizes; None where all diverge."""
-        found = self.model.policy_rollout(self.problem.state, x, u, feedforward, feedback, sizes, self.limits)
-        self.problem.evaluations += len(sizes)
-        costs = self._costs(found)
-        violations = self._violations(found.y, found.u)
-        merits = costs + penalised(violations, self.multipliers, self.penalty)
-        best = int(np.argmin(merits))
-        self.tried = found.y, costs
-        if not np.isfinite(merits[best]):
+        problem = self.problem
+        found = self.local.follow(problem.state, problem.times, (x, u), (feedforward, feedback), sizes, self.limits)
+        problem.evaluations += len(sizes)
+        merits = found.costs
+        if self.goal.constrained:
+            merits = merits + penalised(found.violations, self.multipliers, self.penalty)
+        best = int(merits.argmin())
+        self.tried = found
+        if not math.isfinite(merits[best]):
             return None
         self.size = float(sizes[best])
-        return _Trajectory(found.x[best], found.y[best], found.u[best], float(costs[best]), violations[best])
-
-    def _costs(self, found: Trajectories) -> np.ndarray:
-        with np.errstate(all="ignore"):  # diverged ones may overflow; they do not count
-            costs = self.goal.costs(found.y, found.u, self.problem.times)
-        return np.where(found.valid & np.isfinite(costs), costs, np.inf)
+        x, y, u, violations = (a[best].copy() for a in (found.x, found.y, found.u, found.violations))
+        return _Trajectory(x, y, u, float(found.costs[best]), violations)
 
     def _grow(self) -> bool:
         """More regularisation; False where that is too much."""
@@ -358,53 +367,64 @@ class _Search:
         self.growth = min(1.0 / GROWTH, self.growth / GROWTH)
         self.mu = self.mu * self.growth if self.mu * self.growth > LEAST else 0.0
 
-    def _policy(self, at: _Trajectory, linear: Linearization) -> Policy | str:
+    def _policy(self, at: _Trajectory) -> Policy | str:
         """The best policy on the model about a trajectory, or why there is none."""
-        model = self.goal.expansion(at.y, at.u, self.problem.times, linear.C, self.multipliers, self.penalty)
-        whole = [linear.A, linear.B, model.gradient, model.hessian]
-        if not all(np.isfinite(a).all() for a in whole):
-            first = next(k for k in range(len(at.u)) if not all(np.isfinite(a[k]).all() for a in whole))
-            what = "cost" if all(np.isfinite(a[first]).all() for a in whole[:2]) else "dynamics"
-            return f"the {what}'s derivatives at step {first} are not finite"
-        gaps = np.zeros((len(at.u), self.model.tangent)) if at.gaps is None else at.gaps
+        recursion = self.local.recursion
         low, high = self.limits[0] - at.u, self.limits[1] - at.u
-        curvature = self._curvature(at, linear, model.gradient) if self.planner.second_order else None
+        curvature = self._curvature(at, recursion) if self.planner.second_order else None
         while True:
-            policy = backward(linear.A, linear.B, model.gradient, model.hessian, gaps, low, high, self.mu, curvature)
-            if policy.failed < 0:
+            policy = recursion.solve(low, high, self.mu, at.gaps, curvature)
+            if policy.failed < 0 and math.isfinite(policy.slope + policy.curvature):
                 return policy
+            if (reason := self._undefined(recursion)) is not None:
+                return reason
             if not self._grow():
                 return f"the model stays indefinite at step {policy.failed}, whatever the regularisation"
 
-    def _curvature(self, at: _Trajectory, linear: Linearization, gradient: np.ndarray) -> np.ndarray:
+    def _undefined(self, recursion: Recursion) -> str | None:
+        """What of the model is not finite."""
+        for k, (f, g, w) in enumerate(zip(recursion.F, recursion.gradient, recursion.hessian)):
+            if not np.isfinite(f).all():
+                return f"the dynamics' derivatives at step {k} are not finite"
+            if not (np.isfinite(g).all() and np.isfinite(w).all()):
+                return f"the cost's derivatives at step {k} are not finite"
+        return None
+
+    def _curvature(self, at: _Trajectory, recursion: Recursion) -> np.ndarray:
         """The dynamics' second derivatives along the costates, (H, n + nu, n + nu)."""
         n = self.model.tangent
-        costates = gradient[:, :n].copy()
+        costates = recursion.gradient[:, :n].copy()
         for k in range(len(costates) - 1, 0, -1):
-            costates[k - 1] += linear.A[k].T @ costates[k]
+            costates[k - 1] += recursion.F[k, :, :n].T @ costates[k]
         dynamics: Any = self.model
         return dynamics.curvature(at.x[:-1], at.u, costates)
 
     def _step(self, at: _Trajectory, policy: Policy) -> _Trajectory | None:
         """The trajectory that the policy leads to; None where it does not keep enough of its promise."""
-        trial = self._best(at.x, at.u, policy.feedforward, policy.feedback, self.sizes)
-        if trial is None or at.gaps is not None:  # a trajectory with gaps has no cost to compare with
-            return trial
-        gained = self.merit(at) - self.merit(trial)
-        return trial if gained > ARMIJO * max(policy.promise(self.size), 0.0) else None
+        before, together = self.merit(at), self.local.together
+        for first in range(0, len(self.sizes), together):
+            trial = self._best(at.x, at.u, policy.feedforward, policy.feedback, self.sizes[first : first + together])
+            if trial is None:
+                continue
+            # A trajectory with gaps has no cost to compare with.
+            if at.gaps is not None or before - self.merit(trial) > ARMIJO * max(policy.promise(self.size), 0.0):
+                return trial
+        return None
 
     def run(self, at: _Trajectory | None, most: int) -> Plan:
         """Improves a trajectory in `most` iterations or fewer, and makes a plan of it."""
         if at is None:
             return self._nothing("every start diverges, or costs no finite number")
         status, reason = Status.ITERATIONS, f"{most} iterations are spent"
-        linear: Linearization | None = None
+        known = False  # whether the local model is that about the trajectory
         before, since, count = np.inf, 0, 0
         while count < most:
             count += 1
             since += 1
-            linear = linear or self.model.linearize(at.x, at.u)
-            policy = self._policy(at, linear)
+            if not known:
+                self.local.about(at.x, at.y, at.u, self.problem.times, self.multipliers, self.penalty)
+                known = True
+            policy = self._policy(at)
             if isinstance(policy, str):
                 status, reason = Status.STUCK, policy
                 break
@@ -421,7 +441,7 @@ class _Search:
                     break
                 self._shrink()
                 settled = at.gaps is None and merit - self.merit(better) <= small
-                at, linear = better, None
+                at, known = better, False
             if at.violation <= self.planner.feasibility:
                 if settled:
                     status, reason = Status.CONVERGED, "the cost falls no more"
@@ -431,6 +451,7 @@ class _Search:
                     status, reason = Status.VIOLATED, f"a constraint stays violated by {at.violation:.3g}"
                     break
                 self._press(at, before)
+                known = False
                 before, since = at.violation, 0
         if at.gaps is not None:
             return self._nothing(f"the guess led to no trajectory: {reason}")
@@ -444,15 +465,15 @@ class _Search:
 
     def _plan(self, at: _Trajectory, iterations: int, status: Status, reason: str) -> Plan:
         problem = self.problem
-        shown, costs = self.tried if self.tried is not None else (None, None)
+        tried = self.tried
         return Plan(
             time=problem.state.time,
             dt=problem.task.robot.dt,
             controls=at.u.copy(),
             cost=at.cost,
             prediction=at.y[None].copy(),
-            candidates=None if shown is None else shown.copy(),
-            candidate_costs=costs,
+            candidates=None if tried is None else tried.y.copy(),
+            candidate_costs=None if tried is None else tried.costs,
             stats={
                 "evaluations": problem.evaluations,
                 "iterations": iterations,

@@ -79,6 +79,97 @@ class _Rollout(Rollout):
         return self._buffers.columns
 
 
+class Follower:
+    """Rollouts of N policies about a reference, which differ in their step sizes; all memory is told once.
+
+    Args:
+        dynamics: predict.
+        x: the reference (H+1, nx), of float64, as the others read anew at each run.
+        u: its controls (H, nu).
+        feedforward: (H, nu).
+        feedback: (H, nu, n).
+        limits: of controls (2, nu).
+        count: N.
+
+    Attributes:
+        rollout: the readings that the last run has led to, as of candidates, all of them counted as valid.
+        controls: that have led there (N, H, nu).
+    """
+
+    def __init__(
+        self,
+        dynamics: "CasadiDynamics",
+        x: np.ndarray,
+        u: np.ndarray,
+        feedforward: np.ndarray,
+        feedback: np.ndarray,
+        limits: np.ndarray,
+        count: int,
+    ) -> None:
+        self._dynamics, self._model = dynamics, dynamics.model
+        model, horizon = self._model, len(u)
+        self._policy = (x, u, feedforward, feedback, limits)  # kept, for tables point to them
+        self._memory, self.controls = _memory(count, horizon + 1, model.slots), np.empty((count, horizon, u.shape[1]))
+        self._sizes = np.empty(count)
+        self._y, ny = self._memory[..., : model.robot.layout.size], model.robot.layout.size
+        after = rows(self._memory[:, 1:], 2, 0, 1)
+        self.rollout = _Followed(self._y, np.concatenate((after[:ny], rows(self.controls, 2, 0, 1)))[None])
+        first, n = int(model.homes[0]), len(model.homes)
+        together = (model.homes == np.arange(first, first + n)).all()
+        self._states: Any = slice(first, first + n) if together else model.homes  # a slice is a view
+        self._filled = b""
+        self._call = self._interpret
+        if model.follows.native:
+            table = [rows(self._memory[:, :-1], 2, 0, 1)[model.homes]]
+            table += [rows(a, 1, None, 0) for a in (x, u, feedforward, feedback)]
+            table += [rows(self._sizes[:, None], 1, 0, None), rows(limits, 0, None, None)]  # low, high
+            table += [rows(self.controls, 2, 0, 1), after[[*model.homes, *model.derived]]]
+            self._call = model.follows.bind(count, horizon, np.concatenate(table))
+
+    def run(self, state: State, steps: np.ndarray) -> Trajectories:
+        """The rollouts from `state` with the step sizes `steps` (N,); arrays are written over by the next run.
+
+        Raises:
+            ValueError: `state` has no `x`.
+        """
+        model, memory = self._model, self._memory
+        begin = model.unpack(state)
+        memory[:, 0, : len(state.y)] = state.y
+        memory[:, 0, model.homes] = begin
+        told = np.append(state.y[model.constant], state.time).tobytes()
+        if told != self._filled:
+            self._dynamics._fill(memory, state)
+            self._filled = told
+        self._sizes[:] = steps
+        self._call()
+        x = memory[..., self._states]
+        return Trajectories(x, self._y, self.controls, ~diverged(x[:, -1]))
+
+    def _interpret(self) -> None:
+        model, kernel, memory = self._model, self._model.follows, self._memory
+        x, u, feedforward, feedback, limits = self._policy
+        now = memory[:, 0, model.homes]
+        for k in range(len(u)):
+            gain = np.reshape(feedback[k], kernel.inputs[4])
+            found = kernel(now, x[k], u[k], feedforward[k], gain, self._sizes[:, None], *limits)
+            self.controls[:, k], now = found[:2]
+            memory[:, k + 1, model.homes] = now
+            if model.derived:
+                memory[:, k + 1, model.derived] = found[2]
+
+
+class _Followed(Rollout):
+    """Readings of policies' rollouts, which lie at the same places for as long as their `Follower` does."""
+
+    def __init__(self, y: np.ndarray, columns: np.ndarray) -> None:
+        super().__init__(y[None], np.ones((1, len(y)), bool))
+        self._columns = columns
+
+    def columns(self, controls: np.ndarray) -> np.ndarray:
+        """See `Rollout.columns`; `controls` are those of the follower."""
+        return self._columns
+
+
 class CasadiDynamics:
     """A task's robot in closed form, compiled: `Dynamics` with derivatives (`linearization.Differentiable`).
 
@@ -257,9 +348,7 @@ class CasadiDynamics:
         Raises:
             ValueError: `state` has no `x`, or arrays do not fit each other.
         """
-        model, s = self.model, self.model.symbolic
-        begin = model.unpack(state)
-        n, horizon = len(steps), len(u)
+        s, (n, horizon) = self.model.symbolic, (len(steps), len(u))
         wanted = {
             "x": (np.shape(x), (horizon + 1, s.nx)),
             "u": (np.shape(u), (horizon, s.nu)),
@@ -271,30 +360,20 @@ class CasadiDynamics:
         for name, (given, fit) in wanted.items():
             if given != fit:
                 raise ValueError(f"{name} has shape {given}, not {fit}")
-        memory, chosen = _memory(n, horizon + 1, model.slots), np.empty((n, horizon, s.nu))
-        memory[:, 0, : len(state.y)] = state.y
-        memory[:, 0, model.homes] = begin
-        self._fill(memory, state)
-        kernel = model.follows
-        if kernel.native:
-            references = [np.ascontiguousarray(a, float) for a in (x, u, feedforward, feedback)]
-            sizes, bounds = np.ascontiguousarray(steps, float), np.ascontiguousarray(limits, float)
-            after = rows(memory[:, 1:], 2, 0, 1)
-            table = [rows(memory[:, :-1], 2, 0, 1)[model.homes], *(rows(a, 1, None, 0) for a in references)]
-            table += [rows(sizes[:, None], 1, 0, None), rows(bounds, 0, None, None)]  # low, high
-            table += [rows(chosen, 2, 0, 1), after[[*model.homes, *model.derived]]]
-            kernel.bind(n, horizon, np.concatenate(table))()
-        else:
-            now = np.repeat(begin[None], n, 0)
-            for k in range(horizon):
-                gain = np.reshape(feedback[k], kernel.inputs[4])
-                found = kernel(now, x[k], u[k], feedforward[k], gain, np.reshape(steps, (n, 1)), *limits)
-                chosen[:, k], now = found[:2]
-                memory[:, k + 1, model.homes] = now
-                if model.derived:
-                    memory[:, k + 1, model.derived] = found[2]
-        states = memory[..., model.homes]
-        return Trajectories(states, memory[..., : len(state.y)].copy(), chosen, ~diverged(states[:, -1]))
+        policy = [np.require(a, float, "A") for a in (x, u, feedforward, feedback, limits)]
+        return self.follower(*policy, n).run(state, steps)
+
+    def follower(
+        self,
+        x: np.ndarray,
+        u: np.ndarray,
+        feedforward: np.ndarray,
+        feedback: np.ndarray,
+        limits: np.ndarray,
+        count: int,
+    ) -> Follower:
+        """Rollouts of policies that stay in the same arrays, see `Follower`."""
+        return Follower(self, x, u, feedforward, feedback, limits, count)
 
     def close(self) -> None:
         """Ends the threads."""

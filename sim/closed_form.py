@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -171,7 +171,9 @@ class ClosedForm:
         """The key of the function `name`."""
         return None if self._key is None else f"{self._key} {name}"
 
-    def _compiled(self, name: str, build: Callable[[], tuple[list[SX], list[SX]]]) -> Kernel:
+    def _compiled(
+        self, name: str, build: Callable[[], tuple[list[SX], list[SX]]], uniform: Sequence[int] = ()
+    ) -> Kernel:
         """The kernel of the inputs and outputs that `build` gives; outputs without entries are left out."""
 
         def function() -> Any:
@@ -181,7 +183,9 @@ class ClosedForm:
             return ca.Function(name, inputs, [o for o in outputs if o.numel()], {"cse": True})
 
         key = self._named(name)
-        return compile(function(), nan="kept") if key is None else remembered(key, function, nan="kept")
+        if key is None:
+            return compile(function(), nan="kept", uniform=uniform)
+        return remembered(key, function, nan="kept", uniform=uniform)
 
     @cached_property
     def moves(self) -> Kernel:
@@ -216,7 +220,8 @@ class ClosedForm:
         """A control period under a policy.
 
         (x (nx,), reference (nx,), u (nu,), feedforward (nu,), feedback (nu, n), a (1,), low (nu,), high (nu,)) -> the
-        control (nu,), the state after it, and the readings computed from that, if there are.
+        control (nu,), the state after it, and the readings computed from that, if there are. What runs in lanes differs
+        in x and a alone.
         """
 
         def build() -> tuple[list[SX], list[SX]]:
@@ -231,7 +236,7 @@ class ClosedForm:
             end = self.step.function(x, self._limited(control))
             return [x, reference, u, ahead, gain, a, low, high], [control, end, self._derived(end)]
 
-        return self._compiled("follows", build)
+        return self._compiled("follows", build, uniform=(1, 2, 3, 4, 6, 7))
 
     @cached_property
     def linear(self) -> Varying:

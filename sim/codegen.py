@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,11 +29,19 @@ class Kernel:
     Attributes:
         inputs, outputs: the shapes of each without batch dimensions.
         total: whether outputs are summed over the last batch dimension.
+        uniform: the inputs that are the same for all points that run in lanes.
         native: whether there is compiled code; else CasADi's interpreter does the work.
     """
 
-    def __init__(self, flat: Any, inputs: list[tuple[int, ...]], outputs: list[tuple[int, ...]], total: bool) -> None:
-        self.inputs, self.outputs, self.total = inputs, outputs, total
+    def __init__(
+        self,
+        flat: Any,
+        inputs: list[tuple[int, ...]],
+        outputs: list[tuple[int, ...]],
+        total: bool,
+        uniform: Sequence[int] = (),
+    ) -> None:
+        self.inputs, self.outputs, self.total, self.uniform = inputs, outputs, total, tuple(uniform)
         self._flat = flat
         self._entry: Entry | None = None
         self._told: dict[str, Any] | None = None  # where the code is kept
@@ -109,6 +117,9 @@ class Kernel:
             inside = [a[outer] for a in arrays] if outer else arrays
             made = [r[outer] for r in results] if outer else results
             table = [rows(a, depth, *loops) for a in inside]
+            for k in self.uniform:
+                if table[k][:, 1].any():
+                    raise ValueError(f"input {k} must be the same for all points")
             table += [rows(r, depth - self.total, loops[0], None if self.total else loops[1]) for r in made]
             self.bind(points, steps, np.concatenate(table))()
 
@@ -180,7 +191,9 @@ def _offsets(
     return table
 
 
-def compile(function: Any, *, total: bool = False, nan: Literal["ignored", "kept"] = "ignored") -> Kernel:
+def compile(
+    function: Any, *, total: bool = False, nan: Literal["ignored", "kept"] = "ignored", uniform: Sequence[int] = ()
+) -> Kernel:
     """Compiles the CasADi function `function`, of SX expressions or of what expands to them.
 
     Args:
@@ -188,6 +201,7 @@ def compile(function: Any, *, total: bool = False, nan: Literal["ignored", "kept
         total: sum the outputs over the last batch dimension, in its order.
         nan: what the least and the greatest of a number and not-a-number are: the number, as in C and in CasADi
             (`ignored`), or not a number, as in NumPy (`kept`; native code only).
+        uniform: which inputs are the same for all points that run in lanes: native code reads them once.
 
     Raises:
         ValueError: the function does not expand to SX expressions, or has no inputs or no outputs.
@@ -197,8 +211,10 @@ def compile(function: Any, *, total: bool = False, nan: Literal["ignored", "kept
             f"{function.name()} has {function.n_in()} inputs and {function.n_out()} outputs, not some of each"
         )
     flat, inputs, outputs = _flattened(function)
-    kernel = Kernel(flat, inputs, outputs, total)
-    code = _assembly(flat, total, nan == "kept")
+    kernel = Kernel(flat, inputs, outputs, total, uniform)
+    sizes = [math.prod(core) for core in inputs]
+    alike = {i for k in uniform for i in range(sum(sizes[:k]), sum(sizes[: k + 1]))}
+    code = _assembly(flat, total, nan == "kept", alike)
     if code is not None:
         text = code.module(NAME, "i64 %points, i64 %steps, ptr %table") + "\n!0 = !{}\n"
         kernel._entry = load(text, code.library)
@@ -208,7 +224,13 @@ def compile(function: Any, *, total: bool = False, nan: Literal["ignored", "kept
     return kernel
 
 
-def remembered(key: str, build: Callable[[], Any], *, nan: Literal["ignored", "kept"] = "ignored") -> Kernel:
+def remembered(
+    key: str,
+    build: Callable[[], Any],
+    *,
+    nan: Literal["ignored", "kept"] = "ignored",
+    uniform: Sequence[int] = (),
+) -> Kernel:
     """The kernel of the function that `build` makes, which it need not where the disk holds the kernel.
 
     Args:
@@ -216,17 +238,18 @@ def remembered(key: str, build: Callable[[], Any], *, nan: Literal["ignored", "k
             function must be.
         build: makes the `casadi.Function`.
         nan: as for `compile`.
+        uniform: the same.
     """
-    note = remembered_note(f"{nan} {key}")
+    note = remembered_note(f"{nan} {tuple(uniform)} {key}")
     if note is not None and (found := read(note)) is not None:
         told = json.loads(found)
         entry = recall(told["code"], told["library"])
         if entry is not None:
             inputs, outputs = ([tuple(shape) for shape in told[k]] for k in ("inputs", "outputs"))
-            kernel = Kernel(None, inputs, outputs, False)
+            kernel = Kernel(None, inputs, outputs, False, uniform)
             kernel._entry = entry
             return kernel
-    kernel = compile(build(), nan=nan)
+    kernel = compile(build(), nan=nan, uniform=uniform)
     if note is not None and kernel.native and kernel._told is not None:
         write(note, json.dumps(kernel._told | {"inputs": kernel.inputs, "outputs": kernel.outputs}).encode())
     return kernel
@@ -334,7 +357,7 @@ def _operations(kept: bool) -> dict[int, Callable[..., Value]]:
     return {getattr(ca, f"OP_{name}"): write for name, write in table.items()}
 
 
-def _assembly(flat: Any, total: bool, kept: bool) -> Assembly | None:
+def _assembly(flat: Any, total: bool, kept: bool, uniform: Set[int]) -> Assembly | None:
     """The function's loops over points and steps; None where an instruction is none that we know."""
     here = machine()
     if here is None:
@@ -355,7 +378,8 @@ def _assembly(flat: Any, total: bool, kept: bool) -> Assembly | None:
                 operation = flat.instruction_id(k)
                 operands, target = flat.instruction_input(k), flat.instruction_output(k)
                 if operation == ca.OP_INPUT:
-                    registers[target[0]] = _load(code, operands[1], lanes, step)
+                    entry = operands[1]
+                    registers[target[0]] = _load(code, entry, [lanes[0]] if entry in uniform else lanes, step)
                 elif operation == ca.OP_OUTPUT:
                     found[target[1]] = registers[operands[0]]
                 elif operation == ca.OP_CONST:
@@ -399,11 +423,12 @@ def _places(code: Assembly, entry: int, lanes: list[str], step: str | None) -> l
 
 
 def _load(code: Assembly, entry: int, lanes: list[str], step: str) -> Value:
+    """The numbers of the points in the lanes; that of one alone is in all lanes."""
     result = "poison"
     for lane, place in enumerate(_places(code, entry, lanes, step)):
         number = code.let(f"load double, ptr {place}, align 8")
         result = code.let(f"insertelement {code.vector} {result}, double {number}, i32 {lane}")
-    return Value(code, result)
+    return code.spread(result) if len(lanes) == 1 < code.width else Value(code, result)
 
 
 def _store(code: Assembly, entry: int, value: Value, lanes: list[str], step: str | None) -> None:

@@ -153,6 +153,11 @@ class Assembly:
         """`a` where the mask holds, else `b`."""
         return Value(self, self.let(f"select {self.mask} {mask}, {self._typed((a, b))}"))
 
+    def spread(self, vector: str) -> Value:
+        """A vector's first number in all lanes."""
+        zeros = f"<{self.width} x i32> zeroinitializer"
+        return Value(self, self.let(f"shufflevector {self.vector} {vector}, {self.vector} poison, {zeros}"))
+
     def by_lane(self, name: str, *arguments: Value | float) -> Value:
         """A function of the C library, lane by lane."""
         self.library.add(name)

@@ -157,8 +157,7 @@ def _number(code: Assembly, address: str) -> Value:
     """A number, in all lanes."""
     number = code.let(f"load double, ptr {_pointer(code, address, 0)}, align 8")
     one = code.let(f"insertelement {code.vector} poison, double {number}, i32 0")
-    zeros = f"<{code.width} x i32> zeroinitializer"
-    return Value(code, code.let(f"shufflevector {code.vector} {one}, {code.vector} poison, {zeros}"))
+    return code.spread(one)
 
 
 def _store(code: Assembly, address: str, block: range, values: list[Value]) -> None:

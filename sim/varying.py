@@ -3,8 +3,9 @@
 Jacobians are such. What is not computed need not be compiled either, and takes most of the time to.
 """
 
+import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,17 +88,37 @@ class Varying:
         for k, (given, size) in enumerate(zip(inputs, self.sizes, strict=True)):
             if given.shape != (n, size):
                 raise ValueError(f"input {k} has shape {given.shape}, not ({n}, {size})")
-        outputs = [np.repeat(constant[None], n, 0) for constant in self.constant]
-        if self.kernel is None or not n:
-            return outputs
-        if self.kernel.native:
-            numbers = [np.require(a, float, "A") for a in inputs]  # kept until they have been read
-            table = [rows(a, 1, 0, None) for a in numbers]
-            table += [rows(output, 1, 0, None)[entries] for output, entries in zip(outputs, self.entries)]
-            self.kernel.bind(n, 1, np.concatenate(table))()
-            return outputs
-        found, at = self.kernel(*inputs), 0
-        for output, entries in zip(outputs, self.entries):
-            output.reshape(n, -1)[:, entries] = found[:, at : at + len(entries)]
-            at += len(entries)
+        numbers = [np.require(a, float, "A") for a in inputs]
+        outputs = [np.empty((n, *constant.shape)) for constant in self.constant]
+        if n:
+            self.bind(numbers, outputs)()
         return outputs
+
+    def bind(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> Callable[[], None]:
+        """Writes the entries that do not vary, and returns what writes the others at each call.
+
+        Args:
+            inputs: of float64 (n, size), aligned; they are read wherever they lie at each call.
+            outputs: the same (n, r, c), kept by whoever calls.
+        """
+        for output, constant in zip(outputs, self.constant):
+            output[...] = constant
+        if self.kernel is None:
+            return _nothing
+        if not self.kernel.native:
+            return functools.partial(self._interpret, inputs, outputs)
+        table = [rows(a, 1, 0, None) for a in inputs]
+        table += [rows(output, 1, 0, None)[entries] for output, entries in zip(outputs, self.entries)]
+        return self.kernel.bind(len(inputs[0]), 1, np.concatenate(table))
+
+    def _interpret(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+        assert self.kernel is not None
+        found, at = self.kernel(*inputs), 0
+        for output, constant, entries in zip(outputs, self.constant, self.entries):
+            row, column = np.unravel_index(entries, constant.shape)
+            output[:, row, column] = found[:, at : at + len(entries)]
+            at += len(entries)
+
+
+def _nothing() -> None:
+    """What has nothing to write."""
