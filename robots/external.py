@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import Array
+from .finite import Finite
 from .layout import Reading, View
 from .plugins import UnknownName
 from .suite import control_suite, environment, suite_start
@@ -96,7 +97,25 @@ def gymnasium_task(name: str) -> Task:
             start=functools.partial(_no_start, name),
             duration=steps * dt,
             goal=_never,
+            finite=functools.partial(toy_text, name) if hasattr(env.unwrapped, "P") else None,
         )
+    finally:
+        env.close()
+
+
+def toy_text(name: str) -> Finite:
+    """The table of transitions of one of Gymnasium's toy-text environments, such as `FrozenLake-v1`.
+
+    Raises:
+        ValueError: its observation is not the number of its state, or it lists no transitions.
+    """
+    spaces = importlib.import_module("gymnasium.spaces")
+    env = make_gymnasium(name)
+    try:
+        transitions, space = getattr(env.unwrapped, "P", None), env.observation_space
+        if transitions is None or not isinstance(space, spaces.Discrete) or space.n != len(transitions):
+            raise ValueError(f"gymnasium:{name} does not list its transitions by the numbers of its states")
+        return Finite.of_table(transitions, np.eye(len(transitions)))
     finally:
         env.close()
 
@@ -168,6 +187,7 @@ def _task(
     start: Callable[[int], Start],
     duration: float,
     goal: Callable[[View], Array] | None = None,
+    finite: Callable[[], Finite] | None = None,
 ) -> Task:
     return Task(
         name=name,
@@ -177,6 +197,7 @@ def _task(
             readings=(*readings, Reading("reward", 1), Reading("terminated", 1)),
             dt=dt,
             limits=np.asarray(limits, float),
+            finite=finite,
         ),
         score=_reported_reward,
         terms=(Term("reward", _missing_reward),),

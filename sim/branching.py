@@ -36,9 +36,9 @@ class Branching(Protocol):
     """Dynamics as a tree search takes them.
 
     Attributes:
-        stochastic: whether the same row and controls may lead elsewhere: by noise, or by an ensemble of models, of which
-            each call draws one for each row.
-        choices: all controls that there are (K, nu), in the order in which to try them; None where they are continuous.
+        stochastic: whether the same row and controls may lead elsewhere: by noise, or by an ensemble of models, of
+            which each call draws one for each row.
+        choices: all controls that there are (K, nu), in the order in which to try them; None: they are continuous.
     """
 
     stochastic: bool
@@ -73,7 +73,7 @@ class ClosedFormBranching:
     """Closed forms, whose lanes need not begin at one state. A row is (q, v), and the time where that is a reading."""
 
     stochastic = False
-    choices = None
+    choices: np.ndarray | None = None
 
     def __init__(self, dynamics: CasadiDynamics) -> None:
         self.dynamics = dynamics
