@@ -1,9 +1,9 @@
 """Scores of the shipped scenarios: the task's reward over whole episodes, against what was asked and published.
 
-Episodes run as a user runs them (`trimtab run SCENARIO --seed N --json -`), dm_control's tasks on its plant, one process
-a core, each bound to its core; the virtual clock makes the scores independent of that. With `--timing` a second pass
-times control steps with all cores for one process, and so says whether a scenario keeps real time. Results are kept
-as they come, a line an episode, so an interrupted benchmark goes on where it stopped; those of a scenario whose
+Episodes run as a user runs them (`trimtab run SCENARIO --seed N --json -`), dm_control's tasks on its plant, one
+process a core, each bound to its core; the virtual clock makes the scores independent of that. With `--timing` a second
+pass times control steps with all cores for one process, and so says whether a scenario keeps real time. Results are
+kept as they come, a line an episode, so an interrupted benchmark goes on where it stopped; those of a scenario whose
 settings have changed are measured anew (a change of a task's terms or of the code is not noticed: use another
 `--results`). The published figures are the best of SAC, DreamerV3 and TD-MPC2 at up to 4M environment steps.
 

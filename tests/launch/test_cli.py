@@ -158,6 +158,32 @@ def test_what_libraries_print_stays_off_stdout(capfd, monkeypatch):
         ([*SHORT, "--planner", "cme"], "unknown planner 'cme'"),
         ([*SHORT, "--dynamics", "mujco"], "did you mean 'mujoco'"),
         ([*SHORT, "--simulator", "dmcontrol"], "did you mean 'dm_control'"),
+        (
+            ["run", "pendulum-swingup", "--planner", "ilqr", "--dynamics", "dm_control"],
+            "choose among casadi, mujoco, pinocchio",
+        ),
+        (
+            ["run", "pendulum-swingup", "--planner", "lqr", "--dynamics", "dm_control"],
+            "choose among casadi, mujoco, pinocchio",
+        ),
+        (
+            ["run", "pendulum-swingup", "--planner", "nmpc", "--dynamics", "mujoco"],
+            "use the dynamics casadi or pinocchio",
+        ),
+        (["run", "gymnasium:Pendulum-v1", "--planner", "ilqr"], "GymnasiumDynamics has none"),
+        (["run", "walker-walk-ilqr", "--planner.second_order", "true"], "which MujocoDynamics does not give"),
+        (
+            ["run", "walker-walk-ilqr", "--dynamics", "pinocchio"],
+            "contacts (of floor with torso). For walker-walk, use",
+        ),
+        (
+            ["run", "cheetah-run", "--dynamics", "casadi"],
+            "robot 'cheetah' has no closed form; these have one: acrobot,",
+        ),
+        (["run", "reacher-hard", "--planner", "nmpc", "--dynamics", "pinocchio"], "parts of its model anew; ilqr and"),
+        (["run", "car-parking", "--dynamics", "mujoco"], "no MuJoCo model; it is in closed form: use casadi"),
+        (["run", "car-parking", "--planner.solver", "ipop"], "did you mean 'ipopt'"),
+        (["run", "car-parking-ilqr", "--planner.feasibility", "0"], "feasibility is 0"),
         ([*SHORT, "--simulator", "gymnasium"], "gymnasium"),
         ([*SHORT, "--planner.sampels", "3"], "did you mean 'samples'"),
         ([*SHORT, "--planner.samples", "some"], "takes a whole number, not 'some'"),
