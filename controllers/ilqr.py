@@ -1,8 +1,8 @@
 """iLQR and DDP: Newton-like trajectory optimisation along the dynamics, with limits, constraints and gains.
 
 Each iteration models dynamics and cost about the trajectory, finds the model's best policy by a Riccati recursion
-(`riccati.py`), u = u_k + a k + K (x - x_k), and rolls that policy out for several step sizes a at once; the best
-rollout is the next trajectory, if it lowers the cost by a share of what the model promised:
+(`riccati.py`), u = u_k + a k + K (x - x_k), and rolls that policy out for several step sizes a at once, longer ones
+first; the best rollout is the next trajectory, if it lowers the cost by a share of what the model promised:
 
     J(a) <= J(0) + c (a slope + a^2 curvature / 2)
 
@@ -38,6 +38,9 @@ from .sampling import require_at_least, require_positive
 
 ARMIJO = 1e-4
 """Share c of the promised reduction that a step must reach."""
+
+SATISFIED = 0.1
+"""The same share above which no shorter steps are tried than those that run at once."""
 
 STEP = 0.5
 """Ratio of one step size to the one before."""
@@ -402,14 +405,17 @@ class _Search:
     def _step(self, at: _Trajectory, policy: Policy) -> _Trajectory | None:
         """The trajectory that the policy leads to; None where it does not keep enough of its promise."""
         before, together = self.merit(at), self.local.together
+        best, best_merit, kept = None, math.inf, 0.0
         for first in range(0, len(self.sizes), together):
             trial = self._best(at.x, at.u, policy.feedforward, policy.feedback, self.sizes[first : first + together])
-            if trial is None:
+            if trial is None or not (merit := self.merit(trial)) < best_merit:
                 continue
-            # A trajectory with gaps has no cost to compare with.
-            if at.gaps is not None or before - self.merit(trial) > ARMIJO * max(policy.promise(self.size), 0.0):
-                return trial
-        return None
+            promise = max(policy.promise(self.size), 0.0)
+            best, best_merit, kept = trial, merit, before - merit - ARMIJO * promise
+            if at.gaps is not None or before - merit > SATISFIED * promise:
+                break
+        # A trajectory with gaps has no cost to compare with.
+        return best if at.gaps is not None or kept > 0.0 else None
 
     def run(self, at: _Trajectory | None, most: int) -> Plan:
         """Improves a trajectory in `most` iterations or fewer, and makes a plan of it."""

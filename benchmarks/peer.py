@@ -1,0 +1,59 @@
+"""A peer in an environment of its own: set up by this script, and asked by the benchmarks.
+
+    python benchmarks/peer.py crocoddyl   # makes .venv-crocoddyl, and prints its Python
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import Any
+
+PACKAGES = {
+    "judo": ("judo-rai==0.1.0", "mujoco==3.6.0"),
+    "crocoddyl": ("crocoddyl==3.2.1", "pin==4.0.0", "example-robot-data"),
+}
+"""What each peer's environment holds; versions are those that were measured."""
+
+
+class Peer:
+    """A script under `peers/` that answers requests, one JSON object a line.
+
+    Args:
+        python: of its environment.
+        script: its file's name.
+    """
+
+    def __init__(self, python: str, script: str) -> None:
+        path = Path(__file__).parent / "peers" / script
+        self.process = subprocess.Popen(
+            [python, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+
+    def ask(self, **request: Any) -> Any:
+        """The answer to a request."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"the peer ended (exit code {self.process.wait()}); run {self.process.args} to see why")
+        return json.loads(line)
+
+
+def main() -> None:
+    """Sets up a peer's environment."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("peer", choices=sorted(PACKAGES))
+    name = parser.parse_args().peer
+    folder = Path(__file__).parents[1] / f".venv-{name}"
+    venv.create(folder, with_pip=True)
+    python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES[name]], check=True)
+    print(python)
+
+
+if __name__ == "__main__":
+    main()
