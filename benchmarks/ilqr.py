@@ -179,7 +179,7 @@ def swinging() -> Case:
     }
     first = 0.5 * DT * float(begin @ begin)
     robot = robots.Robot("double_pendulum", lambda: spec.copy(), readings, DT)
-    return _case("double pendulum", robot, residuals, request, begin, np.zeros(2), first, 6, 5.0)
+    return _case("double pendulum", robot, residuals, request, begin, np.zeros(2), first, 4, 5.0)
 
 
 def _without_meshes(urdf: str) -> str:

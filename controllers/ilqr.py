@@ -210,7 +210,7 @@ class ILQR:
         `regularisation`, the largest constraint `violation`, and the `gradient` that was left. Where every start
         diverges, the plan is the shifted one, at infinite cost.
         """
-        search = _Search(self, problem, self._model(problem.dynamics))
+        search = _Search(self, problem)
         search.remember(warm)
         begun = search.begin(warm, rng)
         return search.run(begun, self._most(warm))
@@ -224,7 +224,7 @@ class ILQR:
         Raises:
             ValueError: arrays of other shapes, or numbers that are not finite.
         """
-        search = _Search(self, problem, self._model(problem.dynamics))
+        search = _Search(self, problem)
         horizon, nu = problem.horizon, problem.task.robot.nu
         if np.shape(u) != (horizon, nu) or np.ndim(x) != 2 or len(x) != horizon + 1:
             raise ValueError(
@@ -235,12 +235,13 @@ class ILQR:
             raise ValueError("the guess has entries that are not finite numbers")
         return search.run(search.guessed(np.asarray(x, float), np.clip(u, *search.limits)), self._most(None))
 
-    def _local(self, problem: Problem, model: Differentiable) -> Local:
+    def _local(self, problem: Problem) -> Local:
         """Where the searches compute, made for the first: it is the same for all plans of a run."""
-        key = (id(model), id(problem.task), problem.horizon)
+        key = (id(problem.dynamics), id(problem.task), problem.horizon)
         if key not in self._locals:
+            made = local(self._model(problem.dynamics), problem.task, problem.horizon, self.steps)
             self._locals.clear()
-            self._locals[key] = local(model, problem.task, problem.horizon, self.steps)
+            self._locals[key] = made
         return self._locals[key]
 
     def _most(self, warm: Plan | None) -> int:
@@ -250,9 +251,10 @@ class ILQR:
 class _Search:
     """One search for a plan."""
 
-    def __init__(self, planner: ILQR, problem: Problem, model: Differentiable) -> None:
-        self.planner, self.problem, self.model = planner, problem, model
-        self.local = planner._local(problem, model)
+    def __init__(self, planner: ILQR, problem: Problem) -> None:
+        self.planner, self.problem = planner, problem
+        self.local = planner._local(problem)
+        self.model = model = self.local.model
         self.goal: Objective = self.local.goal
         self.limits = problem.limits
         self.sizes = STEP ** np.arange(planner.steps)

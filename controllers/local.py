@@ -56,7 +56,7 @@ class Local:
     """
 
     def __init__(self, model: Differentiable, task: Task, horizon: int, count: int) -> None:
-        self.model, self.goal = model, objective(task)
+        self.model, self.task, self.goal = model, task, objective(task)
         self.recursion = Recursion(horizon, model.tangent, task.robot.nu)
         self.together = count
 

@@ -90,6 +90,7 @@ class Recursion:
         whole, states = vectors_of(size), vectors_of(n)
         self._native = product(whole), product(states), product(whole, 1), product(states, 1), substitution(states)
         self._n, self._nu, self._narrow = n, nu, narrow
+        self._low, self._high = np.empty((horizon, nu)), np.empty((horizon, nu))
         self._none = np.zeros((horizon, n)), np.zeros((0, 0, 0))
 
     def solve(
@@ -112,13 +113,13 @@ class Recursion:
         horizon, n, nu = len(self._F), self._n, self._nu
         feedforward, feedback = np.empty((horizon, nu)), np.zeros((horizon, nu, self._narrow))
         v, p, numbers = np.zeros(self._narrow), np.zeros((n, self._narrow)), np.zeros(3)
-        bounds = [np.require(a, float, ["C", "W"]) for a in (low, high)]
         d, own = (
             none if given is None else np.require(given, float, ["C", "W"])
             for given, none in zip((gaps, curvature), self._none)
         )
+        self._low[:], self._high[:] = low, high
         failed = _backward(
-            *self._native, self._F, self._g, self._W, gaps is not None, d, *bounds, own, float(mu),
+            *self._native, self._F, self._g, self._W, gaps is not None, d, self._low, self._high, own, float(mu),
             feedforward, feedback, v, p, numbers,
         )  # fmt: skip
         slope, change, steepest = numbers.tolist()

@@ -117,8 +117,8 @@ class Follower:
         first, n = int(model.homes[0]), len(model.homes)
         together = (model.homes == np.arange(first, first + n)).all()
         self._states: Any = slice(first, first + n) if together else model.homes  # a slice is a view
-        self._filled = b""
-        self._call = self._interpret
+        self._begun: State | None = None
+        self._call: Callable[[], None] = self._interpret
         if model.follows.native:
             table = [rows(self._memory[:, :-1], 2, 0, 1)[model.homes]]
             table += [rows(a, 1, None, 0) for a in (x, u, feedforward, feedback)]
@@ -132,14 +132,13 @@ class Follower:
         Raises:
             ValueError: `state` has no `x`.
         """
-        model, memory = self._model, self._memory
-        begin = model.unpack(state)
-        memory[:, 0, : len(state.y)] = state.y
-        memory[:, 0, model.homes] = begin
-        told = np.append(state.y[model.constant], state.time).tobytes()
-        if told != self._filled:
+        memory = self._memory
+        if state is not self._begun:  # it is the same throughout a search
+            begin = self._model.unpack(state)
+            memory[:, 0, : len(state.y)] = state.y
+            memory[:, 0, self._model.homes] = begin
             self._dynamics._fill(memory, state)
-            self._filled = told
+            self._begun = state
         self._sizes[:] = steps
         self._call()
         x = memory[..., self._states]
