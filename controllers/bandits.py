@@ -13,8 +13,8 @@ after the other, so that the middle third keeps its parent's control and what is
 limited depth, where controls are tried again and the tree grows on.
 
 Sources: Kocsis and Szepesvari, Bandit based Monte-Carlo planning, 2006; Shah, Xie and Xu, Non-asymptotic analysis of
-Monte Carlo tree search, 2020 (polynomial bonus); Rosin, Multi-armed bandits with episode context, 2011 (PUCT); Gelly and
-Wang, Exploration exploitation in Go, 2006 (first-play urgency); Couetoux et al., Continuous upper confidence trees,
+Monte Carlo tree search, 2020 (polynomial bonus); Rosin, Multi-armed bandits with episode context, 2011 (PUCT); Gelly
+and Wang, Exploration exploitation in Go, 2006 (first-play urgency); Couetoux et al., Continuous upper confidence trees,
 2011 (widening); Bubeck et al., X-armed bandits, 2011 (HOO); Mao et al., POLY-HOOT, 2020 (HOO at the nodes, polynomial
 bonus, limited depth); Chaslot, Winands and van den Herik, Parallel Monte-Carlo tree search, 2008 (virtual loss).
 """
@@ -27,6 +27,7 @@ from numba import njit
 
 UCT, PUCT, HOO = 0, 1, 2
 NONE = -1
+BROKEN = 2
 
 NODE = np.dtype(
     [
@@ -35,12 +36,13 @@ NODE = np.dtype(
         ("inflight", np.int64),  # walks under way through it
         ("total", np.float64),  # of the returns from here on
         ("leaf", np.float64),  # what it was valued at when it was new
+        ("tail", np.float64),  # reward of the last step before the horizon, as that value has it
         ("reward", np.float64),  # of the control that led here
         ("sibling", np.int64),  # next outcome of the same edge
         ("drawn", np.int64),  # how often the edge led here when it was drawn anew
         ("width", np.int64),  # edges in use
         ("cells", np.int64),  # newest cell
-        ("ended", np.int64),
+        ("ended", np.int64),  # 1 at an episode's end; `BROKEN` where the prediction broke down
     ],
     align=True,
 )
@@ -172,6 +174,15 @@ def _quality(tree, rule, edge):  # type: ignore[no-untyped-def]
 
 
 @native
+def _closed(tree, rule, edge):  # type: ignore[no-untyped-def]
+    """Whether there is nothing to learn: a walk is about to find out where the edge leads, or predictions end there."""
+    e = tree.edges[edge]
+    if rule.stochastic:
+        return False
+    return e.inflight > 0 if e.child < 0 else tree.nodes[e.child].ended == BROKEN
+
+
+@native
 def _bonus(rule, top, n):  # type: ignore[no-untyped-def]
     """The bonus of what was tried `n` times; `top` is that part of it which only the node's visits decide."""
     return top / (np.sqrt(n) if rule.root == 0.5 else n**rule.root)
@@ -283,11 +294,13 @@ def choose(tree, rule, node, depth, rng):  # type: ignore[no-untyped-def]
             whole += tree.edges[edge].prior
     base = _normalised(tree, rule, at.total / at.visits, low, high) if at.visits > 0 else 0.5
     base = min(max(base, 0.0), 1.0)
-    found, greatest = first, -np.inf
+    found, greatest = NONE, -np.inf
     untried, weight = NONE, -1.0
     for edge in range(first, first + at.width):
         e = tree.edges[edge]
         n = e.count + e.inflight
+        if _closed(tree, rule, edge):
+            continue
         if n == 0 and rule.first_play == np.inf:
             if e.prior > weight:
                 untried, weight = edge, e.prior
@@ -306,7 +319,19 @@ def choose(tree, rule, node, depth, rng):  # type: ignore[no-untyped-def]
             q += _bonus(rule, top, float(max(n, 1)))
         if q > greatest:
             found, greatest = edge, q
-    return untried if untried >= 0 else found
+    if untried >= 0:
+        return untried
+    if found < 0:  # all are closed
+        if len(rule.choices) == 0 and at.width < rule.width:
+            return _proposed(tree, rule, node, depth, rng)
+        found = first
+        for edge in range(first + 1, first + at.width):
+            if (
+                tree.edges[edge].count + tree.edges[edge].inflight
+                < tree.edges[found].count + tree.edges[found].inflight
+            ):
+                found = edge
+    return found
 
 
 @native
@@ -355,6 +380,8 @@ def _optimistic(tree, rule, node, depth, rng):  # type: ignore[no-untyped-def]
             if c.kids >= 0:
                 most = max(cells[c.kids].bound, cells[c.kids + 1].bound, cells[c.kids + 2].bound)
                 c.bound = min(c.bound, most)
+            elif _closed(tree, rule, c.edge):
+                c.bound = -np.inf
         first, cell = cell, c.before
     cell = first
     while cells[cell].kids >= 0:

@@ -5,13 +5,14 @@ tree by a bandit's rule at each node, add a node, value it, and carry the return
 `tree.py` for the tree and `tree_search.py` for what a new node is worth. The plan is the principal variation: the
 control most tried at the root, at the node it leads to, and so on, followed by the default policy.
 
-Rewards are the task's costs negated, or its rewards. Returns are normalised to [0, 1] by the least and the greatest mean
-return in the tree, so that one exploration constant fits all tasks (Schrittwieser et al., Mastering Atari, Go, chess and
-shogi by planning with a learned model, 2020).
+Rewards are the task's costs negated, or its rewards. Returns are normalised to [0, 1] by the least and the greatest
+mean return in the tree, so that one exploration constant fits all tasks (Schrittwieser et al., Mastering Atari, Go,
+chess and shogi by planning with a learned model, 2020).
 
 Sources: Browne et al., A survey of Monte Carlo tree search methods, 2012; those named in `bandits.py`.
 """
 
+import contextlib
 import functools
 import itertools
 import math
@@ -26,7 +27,7 @@ from ..robots.task import Task
 from ..sim.branching import Branching, ClosedFormBranching, branching
 from ..sim.interface import Dynamics, State
 from . import splines
-from .bandits import HOO, PUCT, UCT, Rule, Tree
+from .bandits import BROKEN, HOO, PUCT, UCT, Rule, Tree
 from .plan import Explored, Plan
 from .problem import Problem
 from .sampling import require_at_least, require_share
@@ -94,7 +95,7 @@ class MCTS:
         mix: share of the value function in `both`.
         policy: by default: `plan`, the plan before goes on (without one, `rest`); `rest`, no control, or mid-range;
             `hold`, the last control goes on; `random` actions.
-        rollouts: of the default policy for a new node, where it is random.
+        rollouts: of the default policy for a new node, where it is random and transitions are not.
         default: (readings (N, ny)) -> controls (N, nu): a default policy in place of `policy`, from Python only.
         value: (readings (N, ny)) -> expected sum of discounted rewards from there on (N,), from Python only; without
             one, the last reward is taken to go on to the horizon.
@@ -160,7 +161,9 @@ class MCTS:
         require_share(self, "cell_decay")
         splines.check(self.segment, self.knots, self.spline)
         if self.horizon % self.segment:
-            raise ValueError(f"horizon is {self.horizon}; it must be a whole number of segments of {self.segment} steps")
+            raise ValueError(
+                f"horizon is {self.horizon}; it must be a whole number of segments of {self.segment} steps"
+            )
         if self.levels == 1:
             raise ValueError("levels is 1; it must be 0 (continuous controls) or at least 2")
         if self.levels and self.rule == "hoot":
@@ -199,8 +202,10 @@ class MCTS:
         tree = self._room(rule, 1, 1, task, 1, 0)
         plant(tree, rule, np.zeros(1), somewhere.y, rng)
         nothing = np.zeros(1, np.int64)
-        keep(tree, self._room(rule, 1, 1, task, 1, 0), rule, 0, 1, nothing, nothing.copy())
-        searcher.compile(tree, rule, self._job(task, 0.0, np.zeros((self.horizon, task.robot.nu))))
+        other = self._room(rule, 1, 1, task, 1, 0)
+        keep(tree, other, rule, 0, 1, nothing, nothing - 1, float(self.discount), self.horizon, 0)
+        deepest(tree, rule)
+        searcher.compile(tree, rule, self._job(task, 0.0, np.zeros((self.horizon, task.robot.nu)), False))
 
     def plan(self, problem: Problem, warm: Plan | None, rng: np.random.Generator) -> Plan:
         """A plan for `problem`; the branch of the tree of `warm` that was used is kept.
@@ -212,14 +217,12 @@ class MCTS:
         searcher = self._searcher(problem.dynamics, task)
         before = self._before(problem, warm)
         at = np.rint(splines.knot_steps(self.segment, self.knots, self.spline)).astype(int)
-        reference = np.ascontiguousarray(
-            before.reshape(self.depth, self.segment, -1)[:, at].reshape(self.depth, -1)
-        )
+        reference = np.ascontiguousarray(before.reshape(self.depth, self.segment, -1)[:, at].reshape(self.depth, -1))
         rule = self._rule(searcher.branching, task, problem.limits, reference)
         row = searcher.branching.root(problem.state)
         tree, kept = self._begin(problem, warm, rule, row, rng)
         default = before if self.policy == "plan" else self._rest(problem.limits)
-        job = self._job(task, problem.state.time, default)
+        job = self._job(task, problem.state.time, default, rule.stochastic)
         searcher.grow(tree, rule, job, problem.state, self.simulations, self.batch, rng)
         problem.evaluations += self.simulations * job.rollouts
         edges = self._principal(tree, rule)
@@ -326,13 +329,13 @@ class MCTS:
             reference=reference,
         )
 
-    def _job(self, task: Task, time: float, default: np.ndarray) -> Job:
+    def _job(self, task: Task, time: float, default: np.ndarray, stochastic: bool) -> Job:
         policies = {"plan": DEFAULT, "rest": DEFAULT, "hold": HOLD, "random": RANDOM}
         return Job(
             segment=self.segment,
             horizon=self.horizon,
             discount=float(self.discount),
-            rollouts=self.rollouts if self.policy == "random" and self.leaf != "value" else 1,
+            rollouts=self.rollouts if self.policy == "random" and self.leaf != "value" and not stochastic else 1,
             policy=policies[self.policy] if self.default is None else DEFAULT,
             share={"rollout": 0.0, "value": 1.0, "both": float(self.mix)}[self.leaf],
             given=self.value is not None,
@@ -360,7 +363,9 @@ class MCTS:
             return tree, 0
         most = min(int(old.used[0]), max(int(self.memory * self.simulations), 1))
         tree = self._room(rule, most + more, len(row), problem.task, self.batch, cuts + int(old.used[1]))
-        keep(old, tree, rule, root, most, np.empty(most, np.int64), np.full(len(old.nodes), -1))
+        queue, place = np.empty(most, np.int64), np.full(len(old.nodes), -1)
+        steps = warm.step_at(problem.state.time) if warm is not None else 0
+        keep(old, tree, rule, root, most, queue, place, float(self.discount), self.horizon, steps)
         tree.rows[0], tree.y[0] = row, problem.state.y
         return tree, int(tree.used[0])
 
@@ -388,7 +393,9 @@ class MCTS:
         while node >= 0 and len(found) < self.depth:
             first = node * rule.width
             some = tree.edges[first : first + int(tree.nodes[node]["width"])]
-            count = some["count"]
+            child = some["child"]
+            broken = (child >= 0) & (tree.nodes["ended"][child] == BROKEN)
+            count = np.where(broken & ~broken.all(), 0, some["count"])
             if not count.any():
                 break
             mean = np.where(count > 0, some["sum"] / np.maximum(count, 1), -np.inf)
@@ -413,10 +420,8 @@ class _Searcher:
         self.objective = Objective(task, planner.objective == "reward")
         self._search: Compiled | Batched = Batched(self.branching, self.objective, planner.default, planner.value)
         if isinstance(self.branching, ClosedFormBranching) and planner.default is None and planner.value is None:
-            try:
+            with contextlib.suppress(ValueError):  # terms that do not trace, or no native code: NumPy evaluates them
                 self._search = Compiled(self.branching, self.objective)
-            except ValueError:  # terms that do not trace, or no native code: NumPy evaluates them
-                pass
 
     @property
     def compiled(self) -> bool:

@@ -9,8 +9,8 @@ its return G goes back up,
 Several walks may be under way at once; each counts as a visit, and of a bad return as far as `virtual_loss` says, so
 that they spread. With one at a time the search is the sequential one.
 
-Where transitions are random, an edge has at most C n^w draws (double progressive widening); further visits follow one of
-them, each as often as it was drawn.
+Where transitions are random, an edge has at most C n^w draws (double progressive widening); further visits follow one
+of them, each as often as it was drawn.
 """
 
 import numpy as np
@@ -60,6 +60,8 @@ def plant(tree, rule, row, y, rng):  # type: ignore[no-untyped-def]
     for slot in range(tree.table.size):
         tree.table[slot] = NONE
     _new_node(tree, rule, row, y, 0, rng)
+    if tree.table.size > 0:
+        tree.table[_slot(tree, row)] = 0
 
 
 @native
@@ -72,6 +74,7 @@ def _new_node(tree, rule, row, y, depth, rng):  # type: ignore[no-untyped-def]
     at.inflight = 0
     at.total = 0.0
     at.leaf = 0.0
+    at.tail = 0.0
     at.reward = 0.0
     at.sibling = NONE
     at.drawn = 1
@@ -153,7 +156,7 @@ def _outcome(tree, rule, edge, rng):  # type: ignore[no-untyped-def]
 
 
 @native
-def attach(tree, rule, b, row, y, reward, ended, leaf, rng):  # type: ignore[no-untyped-def]
+def attach(tree, rule, b, row, y, reward, ended, leaf, tail, rng):  # type: ignore[no-untyped-def]
     """Tells a walk that asked its transition, and what the state there is worth.
 
     Where the transition leads to a node that the edge knows, the walk can go on from it, unless another walk has just
@@ -193,6 +196,7 @@ def attach(tree, rule, b, row, y, reward, ended, leaf, rng):  # type: ignore[no-
         at.reward = reward
         at.ended = ended
         at.leaf = leaf
+        at.tail = tail
         e.child = node
         walk.status = DONE
         if tree.table.size > 0:
@@ -206,7 +210,7 @@ def attach(tree, rule, b, row, y, reward, ended, leaf, rng):  # type: ignore[no-
 
 @native
 def _same(one, other):  # type: ignore[no-untyped-def]
-    for i in range(one.size):
+    for i in range(one.size):  # noqa: SIM110 - numba compiles loops faster
         if one[i] != other[i]:
             return False
     return True
@@ -260,10 +264,11 @@ def finish(tree, rule, walks):  # type: ignore[no-untyped-def]
 
 
 @native
-def keep(old, new, rule, root, most, queue, place):  # type: ignore[no-untyped-def]
+def keep(old, new, rule, root, most, queue, place, discount, horizon, steps):  # type: ignore[no-untyped-def]
     """Copies the branch of `old` below the node `root` to `new`, the nearest `most` nodes first.
 
-    Edges that led to nodes left out keep what is known about them, and lead nowhere until they are tried again.
+    Edges that led to nodes left out keep what is known about them, and lead nowhere until they are tried again. The
+    horizon has moved on with the root: all returns are extended by as many steps, as if each leaf's last reward went on.
 
     Args:
         old: the tree before.
@@ -273,6 +278,9 @@ def keep(old, new, rule, root, most, queue, place):  # type: ignore[no-untyped-d
         most: nodes.
         queue: (at least `most`,) room.
         place: (nodes of `old`,), all -1.
+        discount: of a control step.
+        horizon: [control steps] of the new tree.
+        steps: by which the root moves on [control steps].
     """
     new.used[0], new.used[1] = 0, 0
     new.span[0], new.span[1] = np.inf, -np.inf
@@ -305,15 +313,10 @@ def keep(old, new, rule, root, most, queue, place):  # type: ignore[no-untyped-d
         for k in range(at_new.width):
             edge, before = node * rule.width + k, source * rule.width + k
             new.edges[edge] = old.edges[before]
-            e = new.edges[edge]
-            e.child = NONE
-            e.draws = 0
+            new.edges[edge].child = NONE
+            new.edges[edge].draws = 0
             for i in range(new.actions.shape[1]):
                 new.actions[edge, i] = old.actions[before, i]
-            if e.count > 0:
-                mean = e.sum / e.count
-                new.span[0] = min(new.span[0], mean)
-                new.span[1] = max(new.span[1], mean)
     for node in range(count):
         source = queue[node]
         for k in range(new.nodes[node].width):
@@ -335,11 +338,50 @@ def keep(old, new, rule, root, most, queue, place):  # type: ignore[no-untyped-d
         if rule.kind == HOO:
             _keep_cells(old, new, rule, source, node)
     new.nodes[0].parent = NONE
+    _extend(new, rule, discount, horizon, steps)
     if new.table.size > 0:
         for node in range(count):
             slot = _slot(new, new.rows[node])
             if new.table[slot] < 0:
                 new.table[slot] = node
+
+
+@native
+def _extend(tree, rule, discount, horizon, steps):  # type: ignore[no-untyped-def]
+    """Adds to every return what the steps by which the horizon moved on are taken to bring."""
+    count, segment = tree.used[0], horizon // rule.depth
+    depth, more = np.zeros(count, np.int64), np.zeros(count)
+    for node in range(1, count):
+        depth[node] = depth[tree.nodes[node].parent // rule.width] + 1
+    span = float(steps) if discount == 1.0 else (1.0 - discount**steps) / (1.0 - discount)
+    for node in range(count - 1, -1, -1):  # kids before their parents
+        at = tree.nodes[node]
+        leaves = at.visits
+        for edge in range(node * rule.width, node * rule.width + at.width):
+            e = tree.edges[edge]
+            leaves -= e.count
+            extra, visits, child = 0.0, 0, e.child
+            while child >= 0:
+                extra += rule.discount * more[child]
+                visits += tree.nodes[child].visits
+                child = tree.nodes[child].sibling
+            if visits > 0 and e.count > 0:
+                extra *= e.count / visits  # of several parents, each has its part
+                e.sum += extra
+                e.best += extra / e.count
+                more[node] += extra
+                cell = e.cell
+                while rule.kind == HOO and cell >= 0:
+                    tree.cells[cell].sum += extra
+                    cell = tree.cells[cell].parent
+            if e.count > 0:
+                mean = e.sum / e.count
+                tree.span[0] = min(tree.span[0], mean)
+                tree.span[1] = max(tree.span[1], mean)
+        extension = discount ** max(horizon - steps - depth[node] * segment, 0) * span * at.tail
+        at.leaf += extension
+        more[node] += max(leaves, 0) * extension
+        at.total += more[node]
 
 
 @native

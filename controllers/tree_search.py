@@ -6,8 +6,8 @@ the horizon that all walks share. With r_j the reward of step j of m, g the disc
 
     reward of the edge = sum_{j<m} g^j r_j,    value of the leaf = (1 - w) sum_{j>=m} g^(j-m) r_j + w V(y_m)
 
-Of a robot in closed form with terms that trace, a step and its reward are one compiled function, which the loop calls by
-its address.
+Of a robot in closed form with terms that trace, a step and its reward are one compiled function, which the loop calls
+by its address.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ from ..sim import codegen
 from ..sim.branching import Branching, ClosedFormBranching
 from ..sim.closed_form import LARGEST
 from ..sim.interface import State
-from .bandits import Rule, Tree, native
+from .bandits import BROKEN, Rule, Tree, native
 from .tracing import traced
 from .tree import ASKING, attach, begin, finish, resume
 
@@ -128,7 +128,8 @@ def tell(tree, rule, job, walks, rows, y, r, ends, bad, values, rng):  # type: i
         rule: its settings.
         job: what a leaf is worth.
         walks: number of walks.
-        rows, y: at the edges' ends (points, n), (points, ny).
+        rows: at the edges' ends (points, n).
+        y: readings there (points, ny).
         r: rewards (points, steps).
         ends: whether the state after each step is an ended one (points, steps).
         bad: the first step that is invalid, or the number of steps (points,).
@@ -142,9 +143,9 @@ def tell(tree, rule, job, walks, rows, y, r, ends, bad, values, rng):  # type: i
             continue
         steps = m if job.share == 1.0 else job.horizon - walk.length * m
         left = job.horizon - (walk.length + 1) * m
-        first, leaf = point, 0.0
+        first, leaf, tail = point, 0.0, 0.0
         reward, ended = 0.0, 0
-        for rollout in range(job.rollouts):
+        for _ in range(job.rollouts):
             gain, weight, last, over = 0.0, 1.0, 0.0, 0
             broken = bad[point] < steps
             for j in range(steps):
@@ -162,11 +163,10 @@ def tell(tree, rule, job, walks, rows, y, r, ends, bad, values, rng):  # type: i
                 if j == m - 1:
                     reward, ended = gain, over
             if broken and bad[point] < m:
-                # As bad as anything so far, and not to be continued.
-                reward = tree.span[0] if tree.span[0] < np.inf else -1e3
-                ended, gain = 1, 0.0
+                # As bad as anything so far, and not to be tried again.
+                reward, ended, gain = _worst(tree), BROKEN, 0.0
             elif broken:
-                gain = min(gain, tree.span[0]) if tree.span[0] < np.inf else gain - 1e3
+                gain = _worst(tree)
             elif steps == m:
                 gain = 0.0
             if job.share > 0.0 and not (broken and bad[point] < m):
@@ -180,14 +180,65 @@ def tell(tree, rule, job, walks, rows, y, r, ends, bad, values, rng):  # type: i
                     value = r[point, m - 1] * whole
                 gain = (1.0 - job.share) * gain + job.share * value
             leaf += gain
+            if not broken:
+                tail += last * (1.0 - job.share if job.given else 1.0)
             point += 1
-        attach(tree, rule, b, rows[first], y[first], reward, ended, leaf / job.rollouts, rng)
+        attach(tree, rule, b, rows[first], y[first], reward, ended, leaf / job.rollouts, tail / job.rollouts, rng)
+
+
+@native
+def _worst(tree):  # type: ignore[no-untyped-def]
+    """A return as bad as any so far."""
+    return tree.span[0] if tree.span[0] < np.inf else -1.0
 
 
 @native
 def wave_size(done, simulations, batch):  # type: ignore[no-untyped-def]
     """Walks to send at once: no more than there have been, so that the first do not all go one way."""
     return min(batch, simulations - done, max(done, 1))
+
+
+@native
+def turn(  # type: ignore[no-untyped-def]
+    tree, rule, job, progress, simulations, batch, u, times, parents, rows, y, r, ends, bad, values, rng
+):
+    """Takes in the transitions asked for before, if there are, and goes on until more are needed.
+
+    Args:
+        tree: grows.
+        rule: its settings.
+        job: what a leaf is worth.
+        progress: simulations done, and walks under way; zeros at first.
+        simulations: to be done.
+        batch: walks at once.
+        u: see `fill`, and so are `times` and `parents`.
+        times: [s].
+        parents: nodes.
+        rows: see `tell`, and so are `y`, `r`, `ends`, `bad` and `values`.
+        y: readings.
+        r: rewards.
+        ends: of episodes.
+        bad: first invalid steps.
+        values: of the value function.
+        rng: draws.
+
+    Returns:
+        As `fill`; zeros once all is done.
+    """
+    asking = 0
+    if progress[1] > 0:
+        tell(tree, rule, job, progress[1], rows, y, r, ends, bad, values, rng)
+        asking = resume(tree, rule, progress[1], rng)
+    while asking == 0:
+        if progress[1] > 0:
+            finish(tree, rule, progress[1])
+            progress[0] += progress[1]
+            progress[1] = 0
+        if progress[0] >= simulations:
+            return 0, 0
+        progress[1] = wave_size(progress[0], simulations, batch)
+        asking = begin(tree, rule, progress[1], rng)
+    return fill(tree, rule, job, progress[1], u, times, parents, rng)
 
 
 ENTRY = types.FunctionType(types.void(types.int64, types.int64, types.int64))
@@ -241,39 +292,35 @@ def grow(  # type: ignore[no-untyped-def]
     tree, rule, job, step, step_table, observe, observe_table, memory, clocked, simulations, batch, rng
 ):
     """Adds `simulations` simulations to the tree, `batch` at a time, with compiled steps."""
-    nx, done = memory.x.shape[2], 0
-    while done < simulations:
-        walks = wave_size(done, simulations, batch)
-        asking = begin(tree, rule, walks, rng)
-        while asking:
-            points, steps = fill(tree, rule, job, walks, memory.u, memory.times, memory.parents, rng)
-            for p in range(points):
+    nx, m, progress = memory.x.shape[2], memory, np.zeros(2, np.int64)
+    while True:
+        points, steps = turn(
+            tree, rule, job, progress, simulations, batch,
+            m.u, m.times, m.parents, m.rows, m.y, m.r, m.ends, m.bad, m.values, rng,
+        )  # fmt: skip
+        if points == 0:
+            break
+        for p in range(points):
+            for i in range(nx):
+                m.x[p, 0, i] = tree.rows[m.parents[p], i]
+        step(points, steps, step_table)
+        observe(points, 1, observe_table)
+        for p in range(points):
+            for i in range(nx):
+                m.rows[p, i] = m.x[p, job.segment, i]
+            if clocked:
+                m.rows[p, nx] = m.times[p, job.segment - 1]
+            m.bad[p] = steps
+            for j in range(steps):
+                good = -np.inf < m.r[p, j] < np.inf
                 for i in range(nx):
-                    memory.x[p, 0, i] = tree.rows[memory.parents[p], i]
-            step(points, steps, step_table)
-            observe(points, 1, observe_table)
-            for p in range(points):
-                for i in range(nx):
-                    memory.rows[p, i] = memory.x[p, job.segment, i]
-                if clocked:
-                    memory.rows[p, nx] = memory.times[p, job.segment - 1]
-                memory.bad[p] = steps
-                for j in range(steps):
-                    good = -np.inf < memory.r[p, j] < np.inf
-                    for i in range(nx):
-                        good = good and abs(memory.x[p, j + 1, i]) < LARGEST
-                    if not good:
-                        memory.bad[p] = j
-                        break
-                end = round((memory.times[p, 0] - job.time) / job.dt) - 1
-                if job.horizon - end <= steps:
-                    memory.r[p, job.horizon - end - 1] += memory.terminal[p, job.horizon - end - 1]
-            tell(
-                tree, rule, job, walks, memory.rows, memory.y, memory.r, memory.ends, memory.bad, memory.values, rng
-            )  # fmt: skip
-            asking = resume(tree, rule, walks, rng)
-        finish(tree, rule, walks)
-        done += walks
+                    good = good and abs(m.x[p, j + 1, i]) < LARGEST
+                if not good:
+                    m.bad[p] = j
+                    break
+            last = job.horizon - round((m.times[p, 0] - job.time) / job.dt)
+            if last < steps:
+                m.r[p, last] += m.terminal[p, last]
 
 
 class Objective:
@@ -429,41 +476,26 @@ class Batched:
         self, tree: Tree, rule: Rule, job: Job, state: State, simulations: int, batch: int, rng: np.random.Generator
     ) -> None:
         """Adds simulations to a tree whose root is at `state`, `batch` at a time."""
-        nu, room = job.controls.shape[1], batch * job.rollouts
-        u, times = np.zeros((room, job.horizon, nu)), np.zeros((room, job.horizon))
-        parents, done = np.zeros(room, np.int64), 0
-        while done < simulations:
-            walks = wave_size(done, simulations, batch)
-            asking = begin(tree, rule, walks, rng)
-            while asking:
-                points, steps = fill(tree, rule, job, walks, u, times, parents, rng)
-                self._evaluate(
-                    tree, rule, job, walks, tree.rows[parents[:points]], u[:points, :steps], times[:points, :steps], rng
-                )
-                asking = resume(tree, rule, walks, rng)
-            finish(tree, rule, walks)
-            done += walks
+        room = batch * job.rollouts
+        u, times = np.zeros((room, job.horizon, job.controls.shape[1])), np.zeros((room, job.horizon))
+        parents, progress = np.zeros(room, np.int64), np.zeros(2, np.int64)
+        told = tree.rows[:0], tree.y[:0], times[:0], times[:0], parents[:0], times[0, :0]
+        while True:
+            points, steps = turn(
+                tree, rule, job, progress, simulations, batch, u, times, parents, *told, rng
+            )  # fmt: skip
+            if not points:
+                break
+            told = self._evaluate(job, tree.rows[parents[:points]], u[:points, :steps], times[:points, :steps], rng)
 
     def compile(self, tree: Tree, rule: Rule, job: Job) -> None:
-        """Compiles what a search calls, unless that is on disk."""
-        rng, some, none = np.random.default_rng(0), np.zeros((1, job.horizon)), np.zeros(1, np.int64)
-        begin(tree, rule, 0, rng)
-        fill(tree, rule, job, 0, np.zeros((1, job.horizon, job.controls.shape[1])), some, none, rng)
-        tell(tree, rule, job, 0, tree.rows, tree.y, some, some, none, some[0], rng)
-        resume(tree, rule, 0, rng)
-        finish(tree, rule, 0)
+        """Compiles the search, unless that is on disk."""
+        self.grow(tree, rule, job, State(0.0, tree.y[0]), 0, 1, np.random.default_rng(0))
 
     def _evaluate(
-        self,
-        tree: Tree,
-        rule: Rule,
-        job: Job,
-        walks: int,
-        rows: np.ndarray,
-        u: np.ndarray,
-        times: np.ndarray,
-        rng: np.random.Generator,
-    ) -> None:
+        self, job: Job, rows: np.ndarray, u: np.ndarray, times: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, ...]:
+        """What `tell` is to be told of transitions from `rows` under `u`, their steps ending at `times`."""
         m, steps = job.segment, u.shape[1]
         if self.policy is None:
             found = self.branching.branch(rows, u, m, rng)
@@ -493,4 +525,4 @@ class Batched:
         values = np.zeros(len(rows))
         if self.value is not None:
             values = np.ascontiguousarray(self.value(reached), float)
-        tell(tree, rule, job, walks, np.ascontiguousarray(ends), reached, r, over, bad, values, rng)
+        return np.ascontiguousarray(ends), reached, r, over, bad, values

@@ -8,10 +8,14 @@ import mujoco.rollout
 import numpy as np
 
 from ..robots.task import Task
+from .branching import Branches
 from .codegen import rows
 from .compiled import PHYSICS, Compiled
 from .interface import Rollout, State, available_cores, full_state
 from .mujoco_derivatives import MujocoDerivatives
+
+BLOCK = 8
+"""Branches are rolled out for a multiple of so many control steps."""
 
 
 @dataclass
@@ -84,12 +88,16 @@ class MujocoDynamics(MujocoDerivatives):
     """MuJoCo's model of a task's robot, rolled out on all cores by `mujoco.rollout`.
 
     Results do not depend on the number of threads: every candidate starts from the same full state, solver warm start
-    included, as the plant does.
+    included, as the plant does. It branches, too (`branching.Branching`): a row is the physics state, after which the
+    constraint solver begins from the root's warm start.
 
     Args:
         task: whose robot is modelled.
         threads: that roll out; by default one for each core that this process may use.
     """
+
+    stochastic = False
+    choices: np.ndarray | None = None
 
     def __init__(self, task: Task, threads: int | None = None) -> None:
         self.dt = task.robot.dt
@@ -101,6 +109,8 @@ class MujocoDynamics(MujocoDerivatives):
         self._nphysics = mujoco.mj_stateSize(model, PHYSICS)
         self._warm_at = self._warmstart_offset()
         self._buffers: dict[tuple[int, int], _Buffers] = {}
+        self._branches: dict[tuple[int, int], _Buffers] = {}
+        self._root: State | None = None
         # What comes after the controls (applied forces, equalities, mocap poses, user data) rollouts take as it is at
         # first.
         self._applied_at = self._warm_at + model.nv + model.nu
@@ -173,11 +183,19 @@ class MujocoDynamics(MujocoDerivatives):
         c.set_parameters(x)
         begin = x.tobytes()
         if b.x != begin:  # it is the same one throughout the iterations of a plan
-            if not np.array_equal(x[self._applied_at : c.nintegration], self._applied):
-                raise ValueError("the mujoco dynamics do not predict under applied forces or with mocap bodies moved")
+            self._check_unforced(x)
             b.initial[:] = x[: self._nphysics]
             b.warmstart[:] = x[self._warm_at : self._warm_at + c.model.nv]
             b.x = begin
+        return self._roll(b, controls, state.y)
+
+    def _check_unforced(self, x: np.ndarray) -> None:
+        if not np.array_equal(x[self._applied_at : self._compiled.nintegration], self._applied):
+            raise ValueError("the mujoco dynamics do not predict under applied forces or with mocap bodies moved")
+
+    def _roll(self, b: _Buffers, controls: np.ndarray, y: np.ndarray) -> "_Rollout":
+        """The rollout from where `b` begins, readings that no motion changes being those in `y`."""
+        c, n = self._compiled, len(controls)
         np.copyto(b.steps, controls[:, :, None] if c.substeps > 1 else controls.reshape(n, -1))
         if b.sensors is not None:
             b.control[:, -1] = controls[:, -1]
@@ -193,12 +211,45 @@ class MujocoDynamics(MujocoDerivatives):
             nstep=b.control.shape[1],
             chunk_size=max(1, n // (4 * self.threads)),  # work left over at the end against calls for more
         )
-        b.begun[:] = state.y
+        b.begun[:] = y
         for entry, value in c.constants:
             b.begun[entry] = value[0]
         # MuJoCo resets a diverged simulation by itself, and its clock with it.
-        valid = b.clock > x[0] + b.duration
+        valid = b.clock > b.initial[:, 0] + b.duration
         return _Rollout(b, valid[None])
+
+    def root(self, state: State) -> np.ndarray:
+        """See `branching.Branching.root`.
+
+        Raises:
+            ValueError: as `rollout`.
+        """
+        x = full_state(state)
+        self._check_unforced(x)
+        self._compiled.set_parameters(x)
+        self._root = state
+        return x[: self._nphysics].copy()
+
+    def branch(self, rows: np.ndarray, controls: np.ndarray, at: int, rng: np.random.Generator) -> Branches:
+        """See `branching.Branching.branch`; one call of `mujoco.rollout` for all."""
+        if self._root is None:
+            raise ValueError("nothing to branch from: `root` tells where a search begins")
+        x = full_state(self._root)
+        n, steps, _ = controls.shape
+        # Walks of all lengths come in numbers of all sizes, and each size has memory of its own: a few sizes serve all.
+        key = 1 << (n - 1).bit_length(), -(-steps // BLOCK) * BLOCK
+        b = self._branches.get(key)
+        if b is None:
+            b = self._branches[key] = self._allocate(*key)
+        b.initial[:n], b.initial[n:] = rows, rows[0]
+        b.warmstart[:] = x[self._warm_at : self._warm_at + self._compiled.model.nv]
+        padded = np.pad(controls, ((0, key[0] - n), (0, key[1] - steps), (0, 0)), mode="edge")
+        rollout = self._roll(b, padded, self._root.y)
+        per = self._compiled.substeps
+        clocks = b.state[:n, per - 1 : steps * per : per, 0]
+        wanted = rows[:, :1] + self.dt * np.arange(0.5, steps)
+        ends = b.state[:n, at * per - 1].copy()
+        return Branches(ends, rollout.y[0, :n, 1 : steps + 1], np.logical_and.accumulate(clocks > wanted, axis=1))
 
     def advance(self, state: State, controls: np.ndarray) -> State:
         """The predicted state after `controls` (k, nu).
