@@ -124,8 +124,8 @@ def model_key(model: mujoco.MjModel) -> str:
     return hashlib.sha256(content.tobytes()).hexdigest()
 
 
-def joint_limit(model: mujoco.MjModel, joint: str) -> Callable[[SX, SX], tuple[SX, SX, SX]]:
-    """MuJoCo's soft limits of a hinge or slide `joint`.
+def joint_limit(model: mujoco.MjModel, joint: str | int) -> Callable[[SX, SX], tuple[SX, SX, SX]]:
+    """MuJoCo's soft limits of a hinge or slide `joint`, given by its name or number.
 
     Past a limit by r < 0, a constraint along the joint wants the acceleration w = -b v + k d |r| back, and yields by R
     ("Computation" in MuJoCo's documentation: `solreflimit` gives b and k, `solimplimit` the impedance d, and R is

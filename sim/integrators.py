@@ -37,7 +37,7 @@ def _series(square: SX, start: int) -> SX:
     return total
 
 
-def _product(p: SX, q: SX) -> SX:
+def quaternion_product(p: SX, q: SX) -> SX:
     """The quaternion p q."""
     ca = _ca()
     a, b = p[1:], q[1:]
@@ -48,7 +48,7 @@ def _turned(q: SX, d: SX) -> SX:
     """The quaternion q, turned by the rotation vector d [rad] of its own frame: q exp(d/2)."""
     ca = _ca()
     quarter = 0.25 * ca.dot(d, d)
-    return _product(q, ca.vertcat(_series(quarter, 0), 0.5 * _series(quarter, 1) * d))
+    return quaternion_product(q, ca.vertcat(_series(quarter, 0), 0.5 * _series(quarter, 1) * d))
 
 
 def _rotation(d: SX) -> tuple[SX, SX]:
@@ -114,7 +114,7 @@ def displacement(s: Symbolic, x: SX, other: SX) -> SX:
         if not turning:
             parts.append(x[i] - other[i])
             continue
-        turn = _product(ca.vertcat(other[i], -other[i + 1 : i + 4]), x[i : i + 4])
+        turn = quaternion_product(ca.vertcat(other[i], -other[i + 1 : i + 4]), x[i : i + 4])
         length = ca.sqrt(ca.dot(turn[1:], turn[1:]) + 1e-60)  # not 0, and of no account otherwise
         side = ca.if_else(turn[0] < 0.0, -1.0, 1.0)  # q and -q are one attitude: the shorter way
         parts.append(2.0 * side * ca.atan2(length, side * turn[0]) / length * turn[1:])
@@ -288,7 +288,9 @@ class ControlStep:
         centre = ca.SX.sym("centre", s.nx)  # the step's end, held fixed
         # Of second order in what is small, twice a quaternion's vector is its rotation vector.
         parts = [
-            2.0 * _product(ca.vertcat(centre[i], -centre[i + 1 : i + 4]), end[i : i + 4])[1:] if turning else end[i]
+            2.0 * quaternion_product(ca.vertcat(centre[i], -centre[i + 1 : i + 4]), end[i : i + 4])[1:]
+            if turning
+            else end[i]
             for i, _, turning in _blocks(s)
         ]
         hessian, _ = ca.hessian(ca.dot(p, ca.vertcat(*parts)), ca.vertcat(d, u))

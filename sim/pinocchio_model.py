@@ -5,12 +5,12 @@ from typing import Any
 import mujoco
 import numpy as np
 
-Kind = mujoco.mjtJoint
+Kind, Object = mujoco.mjtJoint, mujoco.mjtObj
 FRAMES = {
-    mujoco.mjtObj.mjOBJ_XBODY: "body",
-    mujoco.mjtObj.mjOBJ_BODY: "inertia",
-    mujoco.mjtObj.mjOBJ_SITE: "site",
-    mujoco.mjtObj.mjOBJ_GEOM: "geom",
+    Object.mjOBJ_XBODY: "body",
+    Object.mjOBJ_BODY: "inertia",
+    Object.mjOBJ_SITE: "site",
+    Object.mjOBJ_GEOM: "geom",
 }
 """What the model has frames for: a body, its principal axes of inertia, a site, a geom."""
 
@@ -40,7 +40,7 @@ def pinocchio_model(model: mujoco.MjModel) -> Any:
             made, before, after = _joint(model, j, pin)
             if Kind(model.jnt_type[j]) == Kind.mjJNT_FREE:
                 place = pin.SE3.Identity()  # its position is the world's
-            joint = result.addJoint(joint, made, place * before, _name(model, mujoco.mjtObj.mjOBJ_JOINT, j))
+            joint = result.addJoint(joint, made, place * before, _name(model, Object.mjOBJ_JOINT, j))
             place = after
         carriers.append((joint, place))
         inertia = pose(model.body_ipos[body], model.body_iquat[body])
@@ -81,6 +81,13 @@ def frame_name(model: mujoco.MjModel, kind: Any, i: int) -> str:
     return f"{FRAMES[kind]} {_name(model, kind, i)}"
 
 
+def fixture(model: mujoco.MjModel, kind: Any, name: str) -> tuple[int, np.ndarray]:
+    """The body that the object `name` of a kind, one of `FRAMES`, is fixed to, and its (w, x, y, z) there."""
+    number = mujoco.mj_name2id(model, Object.mjOBJ_BODY if kind == Object.mjOBJ_XBODY else kind, name)
+    body, _, turn = _frames(model)[kind][number]
+    return int(body), np.array(turn)
+
+
 def _frames(model: mujoco.MjModel) -> dict[Any, list[tuple[int, np.ndarray, np.ndarray]]]:
     """The frames of each kind of object: their bodies, places and quaternions there."""
     bodies, none, still = range(model.nbody), np.zeros(3), np.array([1.0, 0.0, 0.0, 0.0])
@@ -94,7 +101,7 @@ def _frames(model: mujoco.MjModel) -> dict[Any, list[tuple[int, np.ndarray, np.n
 
 
 def _name(model: mujoco.MjModel, kind: Any, i: int) -> str:
-    kind = mujoco.mjtObj.mjOBJ_BODY if kind == mujoco.mjtObj.mjOBJ_XBODY else kind
+    kind = Object.mjOBJ_BODY if kind == Object.mjOBJ_XBODY else kind
     return mujoco.mj_id2name(model, kind, i) or f"#{i}"
 
 
@@ -111,7 +118,7 @@ def left_out(model: mujoco.MjModel) -> list[str]:
     """What acts on the bodies of `model` that is none of: inertia, gravity, joints' springs and damping, motors.
 
     Motors act on hinges and slides, or as thrusters at sites, with a gain and a bias that are affine in position and
-    velocity. Limits of joints are not listed: short of them, they do nothing.
+    velocity. Limits of hinges and slides are part of the model.
     """
     flags, found = model.opt.disableflags, []
     off = mujoco.mjtDisableBit
@@ -119,14 +126,19 @@ def left_out(model: mujoco.MjModel) -> list[str]:
         if not flags & off.mjDSBL_CONTACT:
             found += [f"contacts (of {one} with {other})" for one, other in _touching(model)[:1]]
         if not flags & off.mjDSBL_EQUALITY and model.eq_active0.any():
-            found.append("equality constraints")
+            joined = ", ".join(_equality(model, int(i)) for i in np.flatnonzero(model.eq_active0))
+            found.append(f"equality constraints ({joined})")
         if not flags & off.mjDSBL_FRICTIONLOSS and model.dof_frictionloss.any():
-            found.append("dry friction of joints")
-    if model.ntendon and (
-        model.tendon_limited.any()
-        or any(a.any() for a in (model.tendon_stiffness, model.tendon_damping, model.tendon_frictionloss))
-    ):
-        found.append("tendons")
+            rubbing = np.unique(model.dof_jntid[model.dof_frictionloss > 0.0])
+            found.append(f"dry friction of joints ({_listed(model, Object.mjOBJ_JOINT, rubbing)})")
+        balls = model.jnt_limited.astype(bool) & (model.jnt_type == int(Kind.mjJNT_BALL))
+        if not flags & off.mjDSBL_LIMIT and balls.any():
+            found.append(f"limits of ball joints ({_listed(model, Object.mjOBJ_JOINT, balls)})")
+    if model.ntendon:
+        beside = "limited", "stiffness", "damping", "frictionloss", "armature"
+        pulling = np.any([np.reshape(getattr(model, f"tendon_{a}"), (model.ntendon, -1)).any(1) for a in beside], 0)
+        if pulling.any():
+            found.append(f"tendons ({_listed(model, Object.mjOBJ_TENDON, pulling)})")
     if model.opt.density or model.opt.viscosity:
         found.append("drag of the medium")
     if model.body_gravcomp.any():
@@ -137,30 +149,50 @@ def left_out(model: mujoco.MjModel) -> list[str]:
     if model.jnt_stiffness[turning].any() or model.jnt_stiffnesspoly.any() or model.dof_dampingpoly.any():
         found.append("springs of free and ball joints, springs and damping that are not linear")
     if not flags & off.mjDSBL_ACTUATION:
-        found += [
-            f"actuator {_name(model, mujoco.mjtObj.mjOBJ_ACTUATOR, i)}" for i in range(model.nu) if not _plain(model, i)
-        ]
+        odd = {i: _odd(model, i) for i in range(model.nu)}
+        found += [f"actuator {_name(model, Object.mjOBJ_ACTUATOR, i)} ({why})" for i, why in odd.items() if why]
     if model.nplugin:
         found.append("plugins")
     return found
 
 
-def _plain(model: mujoco.MjModel, i: int) -> bool:
-    """Whether actuator `i` is a motor on a hinge or slide, or at a site, without dynamics of its own."""
+def _odd(model: mujoco.MjModel, i: int) -> str | None:
+    """What would be left out of actuator `i`; None of a motor on a hinge, a slide or at a site."""
     kind, (target, reference) = mujoco.mjtTrn(model.actuator_trntype[i]), model.actuator_trnid[i]
     if kind in (mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtTrn.mjTRN_JOINTINPARENT):
-        moves = Kind(model.jnt_type[target]) in (Kind.mjJNT_HINGE, Kind.mjJNT_SLIDE)
-        moves = moves and not model.jnt_actgravcomp[target]
-    else:
-        moves = kind == mujoco.mjtTrn.mjTRN_SITE and reference < 0
-    beside = model.actuator_damping, model.actuator_dampingpoly, model.actuator_armature, model.actuator_delay
-    return (
-        moves
-        and mujoco.mjtDyn(model.actuator_dyntype[i]) == mujoco.mjtDyn.mjDYN_NONE
-        and mujoco.mjtGain(model.actuator_gaintype[i]) in (mujoco.mjtGain.mjGAIN_FIXED, mujoco.mjtGain.mjGAIN_AFFINE)
-        and mujoco.mjtBias(model.actuator_biastype[i]) in (mujoco.mjtBias.mjBIAS_NONE, mujoco.mjtBias.mjBIAS_AFFINE)
-        and not any(a[i].any() for a in beside)
-    )
+        if Kind(model.jnt_type[target]) not in (Kind.mjJNT_HINGE, Kind.mjJNT_SLIDE):
+            return "on a free or ball joint"
+        if model.jnt_actgravcomp[target]:
+            return "compensates gravity"
+    elif kind == mujoco.mjtTrn.mjTRN_TENDON:
+        return f"pulls tendon {_name(model, Object.mjOBJ_TENDON, target)}"
+    elif kind != mujoco.mjtTrn.mjTRN_SITE or reference >= 0:
+        return "neither on a joint nor at a site"
+    if mujoco.mjtDyn(model.actuator_dyntype[i]) != mujoco.mjtDyn.mjDYN_NONE:
+        return "has dynamics of its own"
+    beside = "damping", "dampingpoly", "armature", "delay"
+    if any(np.any(getattr(model, f"actuator_{a}")[i]) for a in beside):
+        return "has damping, inertia or delay of its own"
+    plain = mujoco.mjtGain.mjGAIN_FIXED, mujoco.mjtGain.mjGAIN_AFFINE
+    straight = mujoco.mjtBias.mjBIAS_NONE, mujoco.mjtBias.mjBIAS_AFFINE
+    if model.actuator_gaintype[i] not in map(int, plain) or model.actuator_biastype[i] not in map(int, straight):
+        return "its force is not affine"
+    return None
+
+
+def _equality(model: mujoco.MjModel, i: int) -> str:
+    """The name of equality constraint `i`, or what it holds together: a URDF's mimic joints have no other."""
+    named = mujoco.mj_id2name(model, Object.mjOBJ_EQUALITY, i)
+    own = {mujoco.mjtEq.mjEQ_JOINT: Object.mjOBJ_JOINT, mujoco.mjtEq.mjEQ_TENDON: Object.mjOBJ_TENDON}
+    kind = own.get(mujoco.mjtEq(model.eq_type[i]), Object(model.eq_objtype[i]))
+    pair = [int(k) for k in (model.eq_obj1id[i], model.eq_obj2id[i]) if k >= 0]
+    return named or "of " + " with ".join(_name(model, kind, k) for k in pair)
+
+
+def _listed(model: mujoco.MjModel, kind: Any, which: np.ndarray) -> str:
+    """Names of the objects of a kind that `which` tells, by a mask of bool or by their numbers."""
+    numbers = np.flatnonzero(which) if which.dtype == bool else which
+    return ", ".join(_name(model, kind, int(i)) for i in numbers)
 
 
 def _touching(model: mujoco.MjModel) -> list[tuple[str, str]]:
@@ -181,5 +213,5 @@ def _touching(model: mujoco.MjModel) -> list[tuple[str, str]]:
 
 
 def _geom(model: mujoco.MjModel, i: int) -> str:
-    named = mujoco.mj_id2name(model, mujoco.mjtObj.mjOBJ_GEOM, i)
-    return named or f"a geom of {_name(model, mujoco.mjtObj.mjOBJ_BODY, int(model.geom_bodyid[i]))}"
+    named = mujoco.mj_id2name(model, Object.mjOBJ_GEOM, i)
+    return named or f"a geom of {_name(model, Object.mjOBJ_BODY, int(model.geom_bodyid[i]))}"

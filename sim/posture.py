@@ -14,6 +14,7 @@ The equations of motion of a tree of bodies are M(q) a + b(q, v) = tau. `Posture
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import casadi as ca
@@ -130,17 +131,16 @@ class Posture:
 
     def mass_matrix(self) -> SX:
         """M (nv, nv), with the rotors' inertia."""
-        rows = self._mass_rows()
         result = ca.SX(self.body.nv, self.body.nv)
-        for i, row in enumerate(rows):
+        for i, row in enumerate(self._mass_rows):
             for j, value in row.items():
                 result[i, j] = result[j, i] = value
-        return result
+        return result + ca.diag(_constant(self.body.armature))
 
-    def _mass_rows(self, extra: np.ndarray | None = None) -> list[dict[int, SX]]:
-        """Of each degree of freedom, the entries of M for itself and the ones that carry it."""
+    @cached_property
+    def _mass_rows(self) -> list[dict[int, SX]]:
+        """Of each degree of freedom, the entries of M for itself and the ones that carry it, without the rotors."""
         body = self.body
-        armature = body.armature if extra is None else body.armature + extra
         mass: list[float] = [link.mass for link in body.links]
         first = [_constant(link.first) for link in body.links]
         second = [_constant(link.second) for link in body.links]
@@ -153,7 +153,6 @@ class Posture:
                 felt = _felt(link, force, moment)
                 for j in range(k + 1):
                     row[link.v + j] = felt[j]
-                row[link.v + k] = row[link.v + k] + armature[link.v + k]
                 while body.links[at].parent >= 0:
                     force, moment = self._carried(at, force, moment)
                     at = body.links[at].parent
@@ -168,21 +167,26 @@ class Posture:
                 second[link.parent] += self._turns[i].tensor(second[i]) + across + across.T
         return rows
 
-    def factors(self, extra: np.ndarray | None = None) -> "Factors":
-        """M = L' D L, with `extra` (nv,) added to the rotors' inertia."""
-        return Factors(self.body, self._mass_rows(extra))
+    def factors(self, extra: SX = 0.0) -> "Factors":
+        """M + diag(`extra`) = L' D L, with inertia (nv,) that the joints feel beside the rotors'."""
+        rows = [dict(row) for row in self._mass_rows]
+        for k, inertia in enumerate(ca.vertsplit(ca.SX(self.body.armature) + extra)):
+            rows[k][k] = rows[k][k] + inertia
+        return Factors(self.body, rows)
 
-    def forward_dynamics(self, v: SX, force: SX, *, origins: bool = False, extra: np.ndarray | None = None) -> SX:
+    def forward_dynamics(self, v: SX, force: SX, *, origins: bool = False) -> SX:
         """Accelerations (nv, 1) under generalised forces `force` (nv, 1) at velocity `v` (nv, 1).
 
         Args:
             v: velocity.
             force: on each degree of freedom.
             origins: give accelerations as `inverse_dynamics` takes them.
-            extra: inertia (nv,) that the joints feel beside the rotors'.
         """
-        bias = self.inverse_dynamics(v, ca.SX(self.body.nv, 1), origins=origins)
-        return self.factors(extra).solve(force - bias)
+        return self.factors().solve(force - self.bias(v, origins=origins))
+
+    def bias(self, v: SX, *, origins: bool = False) -> SX:
+        """What is felt at velocity `v` (nv, 1) without accelerations: b (nv, 1), see `inverse_dynamics`."""
+        return self.inverse_dynamics(v, ca.SX(self.body.nv, 1), origins=origins)
 
     def outward(self, x: SX) -> SX:
         """Velocities, or forces, as columns (nv, n), the linear parts of free-flyers taken to the parent's axes."""
@@ -245,7 +249,6 @@ class Factors:
 
     def __init__(self, body: RigidBody, rows: list[dict[int, SX]]) -> None:
         self._ancestors = body.ancestors
-        rows = [dict(row) for row in rows]
         self.inverse: list[SX] = [None] * len(rows)
         for k in reversed(range(len(rows))):
             self.inverse[k] = 1.0 / rows[k][k]
