@@ -66,9 +66,9 @@ class MCTS:
         simulations: per plan.
         batch: walks under way at once, evaluated together.
         rule: `uct`, `puct` or `hoot`, see `bandits.py`.
-        segment: control steps of an edge.
-        knots: of the spline along an edge.
-        spline: its kind: `zero` (steps), `linear` or `cubic`.
+        segment: control steps of an edge; 0: a tenth of the horizon, or the next smaller divisor of it.
+        segment_knots: of the spline along an edge.
+        segment_spline: its kind: `zero` (steps), `linear` or `cubic`.
         levels: of each control (and knot), evenly over its range: a grid of controls; 0: continuous controls. Dynamics
             with a finite set of controls have no need of it.
         width: most controls of a node.
@@ -114,9 +114,9 @@ class MCTS:
     simulations: int = 512
     batch: int = 8
     rule: Literal["uct", "puct", "hoot"] = "uct"
-    segment: int = 1
-    knots: int = 1
-    spline: Spline = "zero"
+    segment: int = 0
+    segment_knots: int = 1
+    segment_spline: Spline = "zero"
     levels: int = 0
     width: int = 32
     widening: float = 1.0
@@ -153,14 +153,14 @@ class MCTS:
     execute: Literal["visits", "value", "best"] = "visits"
 
     def __post_init__(self) -> None:
-        require_at_least(self, horizon=1, replan=1, simulations=1, batch=1, segment=1, levels=0, width=1, rollouts=1)
+        require_at_least(self, horizon=1, replan=1, simulations=1, batch=1, segment=0, levels=0, width=1, rollouts=1)
         require_at_least(self, widening=0, local_width=0, exploration=0, power=0, root=0, prior_width=0, outcomes=0)
         require_at_least(self, cell_depth=0, cell_bonus=0, drift=0, memory=0)
         for name in ("widening_power", "local", "optimism", "virtual_loss", "outcomes_power", "mix", "discount"):
             require_share(self, name)
         require_share(self, "cell_decay")
-        splines.check(self.segment, self.knots, self.spline)
-        if self.horizon % self.segment:
+        splines.check(self.steps, self.segment_knots, self.segment_spline)
+        if self.horizon % self.steps:
             raise ValueError(
                 f"horizon is {self.horizon}; it must be a whole number of segments of {self.segment} steps"
             )
@@ -183,9 +183,16 @@ class MCTS:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}")
 
     @property
+    def steps(self) -> int:
+        """Control steps of an edge."""
+        if self.segment:
+            return self.segment
+        return next(n for n in range(max(self.horizon // 10, 1), 0, -1) if self.horizon % n == 0)
+
+    @property
     def depth(self) -> int:
         """Edges of the longest walk."""
-        return self.horizon // self.segment
+        return self.horizon // self.steps
 
     def check(self, dynamics: Dynamics, task: Task) -> None:
         """Compiles what a search needs, so that the first plan need not wait for it.
@@ -197,7 +204,7 @@ class MCTS:
         rng = np.random.default_rng(0)
         somewhere = State(0.0, np.zeros(task.robot.layout.size))
         limits = Problem(dynamics, task, somewhere, self.horizon, rng).limits
-        reference = np.zeros((self.depth, self.knots * task.robot.nu))
+        reference = np.zeros((self.depth, self.segment_knots * task.robot.nu))
         rule = self._rule(searcher.branching, task, limits, reference)
         tree = self._room(rule, 1, 1, task, 1, 0)
         plant(tree, rule, np.zeros(1), somewhere.y, rng)
@@ -216,8 +223,8 @@ class MCTS:
         task = problem.task
         searcher = self._searcher(problem.dynamics, task)
         before = self._before(problem, warm)
-        at = np.rint(splines.knot_steps(self.segment, self.knots, self.spline)).astype(int)
-        reference = np.ascontiguousarray(before.reshape(self.depth, self.segment, -1)[:, at].reshape(self.depth, -1))
+        at = np.rint(splines.knot_steps(self.steps, self.segment_knots, self.segment_spline)).astype(int)
+        reference = np.ascontiguousarray(before.reshape(self.depth, self.steps, -1)[:, at].reshape(self.depth, -1))
         rule = self._rule(searcher.branching, task, problem.limits, reference)
         row = searcher.branching.root(problem.state)
         tree, kept = self._begin(problem, warm, rule, row, rng)
@@ -228,10 +235,10 @@ class MCTS:
         edges = self._principal(tree, rule)
         controls = default.copy()
         for k, edge in enumerate(edges):
-            knots = tree.actions[edge].reshape(self.knots, -1)
-            controls[k * self.segment : (k + 1) * self.segment] = job.basis @ knots
+            knots = tree.actions[edge].reshape(self.segment_knots, -1)
+            controls[k * self.steps : (k + 1) * self.steps] = job.basis @ knots
         if job.policy == HOLD:
-            controls[len(edges) * self.segment :] = controls[len(edges) * self.segment - 1]
+            controls[len(edges) * self.steps :] = controls[len(edges) * self.steps - 1]
         cost = float(problem.cost(controls[None])[0])
         root = tree.edges[: tree.nodes[0]["width"]]
         tried = root[root["count"] > 0]
@@ -286,10 +293,10 @@ class MCTS:
         Raises:
             ValueError: they do not fit the controls.
         """
-        low, high = (np.tile(limit, self.knots) for limit in limits)
+        low, high = (np.tile(limit, self.segment_knots) for limit in limits)
         if model.choices is not None:
-            if self.knots > 1 or self.rule == "hoot":
-                what = "hoot" if self.rule == "hoot" else f"{self.knots} knots"
+            if self.segment_knots > 1 or self.rule == "hoot":
+                what = "hoot" if self.rule == "hoot" else f"{self.segment_knots} knots"
                 raise ValueError(f"{task.name} has {len(model.choices)} controls to choose from: {what} does not apply")
             choices = np.ascontiguousarray(model.choices, float)
         elif self.levels:
@@ -303,7 +310,7 @@ class MCTS:
             kind=RULES[self.rule],
             width=width,
             depth=self.depth,
-            discount=float(self.discount**self.segment),
+            discount=float(self.discount**self.steps),
             exploration=float(self.exploration),
             power=float(self.power),
             root=float(self.root),
@@ -332,7 +339,7 @@ class MCTS:
     def _job(self, task: Task, time: float, default: np.ndarray, stochastic: bool) -> Job:
         policies = {"plan": DEFAULT, "rest": DEFAULT, "hold": HOLD, "random": RANDOM}
         return Job(
-            segment=self.segment,
+            segment=self.steps,
             horizon=self.horizon,
             discount=float(self.discount),
             rollouts=self.rollouts if self.policy == "random" and self.leaf != "value" and not stochastic else 1,
@@ -343,7 +350,7 @@ class MCTS:
             time=float(time),
             dt=float(task.robot.dt),
             controls=default,
-            basis=np.array(splines.basis(self.segment, self.knots, self.spline)),
+            basis=np.array(splines.basis(self.steps, self.segment_knots, self.segment_spline)),
         )
 
     def _room(self, rule: Rule, nodes: int, rows: int, task: Task, batch: int, cells: int) -> Tree:
@@ -374,7 +381,7 @@ class MCTS:
         if warm is None or not self.reuse or not isinstance(warm.memory, _Memory) or warm.memory.planner != self:
             return None, 0
         memory, steps = warm.memory, warm.step_at(problem.state.time)
-        edges, odd = divmod(steps, self.segment)
+        edges, odd = divmod(steps, self.steps)
         if odd or not 0 < edges <= len(memory.edges) or memory.tree.y.shape[1] != len(problem.state.y):
             return None, 0
         tree = memory.tree
