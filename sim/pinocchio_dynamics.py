@@ -26,7 +26,7 @@ from ..robots.task import Task
 from .casadi_dynamics import CasadiDynamics
 from .casadi_simulator import CasadiSimulator
 from .integrators import lifted, quaternion_product
-from .pinocchio_model import FRAMES, fixture, frame_name, left_out, pinocchio_model
+from .pinocchio_model import FRAMES, fixture, frame_name, left_out, pinocchio_model, pulls
 from .posture import Posture
 from .rigid_body import RigidBody
 
@@ -140,14 +140,13 @@ class _Motion:
         total = ca.SX(model.nv, 1)
         most = np.zeros(model.nv)  # that motors on joints can do to each degree of freedom
         for i in range(model.nu):
-            thruster = mujoco.mjtTrn(model.actuator_trntype[i]) == mujoco.mjtTrn.mjTRN_SITE
-            if thruster:
+            pulled = [(int(model.jnt_qposadr[j]), int(model.jnt_dofadr[j]), slope) for j, slope in pulls(model, i)]
+            if pulled:
+                length = sum(slope * q[at] for at, _, slope in pulled)
+                speed = sum(slope * v[dof] for _, dof, slope in pulled)
+            else:
                 arm = self._arm(posture, i)
                 length, speed = 0.0, ca.dot(arm, v)
-            else:
-                joint, gear = int(model.actuator_trnid[i, 0]), float(model.actuator_gear[i, 0])
-                dof = int(model.jnt_dofadr[joint])
-                length, speed = gear * q[int(model.jnt_qposadr[joint])], gear * v[dof]
             # A fixed gain has one parameter, no bias none: what is not used is 0.
             gain, bias = (
                 float(p[0]) + (float(p[1]) * length + float(p[2]) * speed if p[1:3].any() else 0.0)
@@ -158,12 +157,12 @@ class _Motion:
             force = gain * u[i] + bias
             if model.actuator_forcelimited[i]:
                 force, reach = _within(force, model.actuator_forcerange[i], reach)
-            if thruster:
+            for _, dof, slope in pulled:
+                total[dof] += slope * force
+                most[dof] += abs(slope) * reach
+            if not pulled:
                 total = total + arm * force
                 most[np.array(arm.sparsity().row())] = np.inf
-            else:
-                total[dof] += gear * force
-                most[dof] += abs(gear) * reach
         for j in np.flatnonzero(model.jnt_actfrclimited):
             dof = int(model.jnt_dofadr[j])
             total[dof], _ = _within(total[dof], model.jnt_actfrcrange[j], most[dof])

@@ -117,8 +117,8 @@ def _matrix(quaternion: np.ndarray) -> np.ndarray:
 def left_out(model: mujoco.MjModel) -> list[str]:
     """What acts on the bodies of `model` that is none of: inertia, gravity, joints' springs and damping, motors.
 
-    Motors act on hinges and slides, or as thrusters at sites, with a gain and a bias that are affine in position and
-    velocity. Limits of hinges and slides are part of the model.
+    Motors act on hinges and slides, by fixed tendons or not, or as thrusters at sites, with a gain and a bias that are
+    affine in position and velocity. Limits of hinges and slides are part of the model.
     """
     flags, found = model.opt.disableflags, []
     off = mujoco.mjtDisableBit
@@ -156,18 +156,40 @@ def left_out(model: mujoco.MjModel) -> list[str]:
     return found
 
 
+def pulls(model: mujoco.MjModel, i: int) -> list[tuple[int, float]]:
+    """The joints that actuator `i` pulls, with its length's slope by their positions; none at a site.
+
+    A fixed tendon's length is a sum of joint positions, each times its coefficient.
+    """
+    kind, target = mujoco.mjtTrn(model.actuator_trntype[i]), int(model.actuator_trnid[i, 0])
+    gear = float(model.actuator_gear[i, 0])
+    if kind == mujoco.mjtTrn.mjTRN_TENDON:
+        return [(int(model.wrap_objid[w]), gear * float(model.wrap_prm[w])) for w in _wraps(model, target)]
+    return [] if kind == mujoco.mjtTrn.mjTRN_SITE else [(target, gear)]
+
+
+def _wraps(model: mujoco.MjModel, tendon: int) -> range:
+    first = int(model.tendon_adr[tendon])
+    return range(first, first + int(model.tendon_num[tendon]))
+
+
 def _odd(model: mujoco.MjModel, i: int) -> str | None:
-    """What would be left out of actuator `i`; None of a motor on a hinge, a slide or at a site."""
+    """What would be left out of actuator `i`; None of a motor on hinges and slides, or at a site."""
     kind, (target, reference) = mujoco.mjtTrn(model.actuator_trntype[i]), model.actuator_trnid[i]
-    if kind in (mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtTrn.mjTRN_JOINTINPARENT):
-        if Kind(model.jnt_type[target]) not in (Kind.mjJNT_HINGE, Kind.mjJNT_SLIDE):
+    tendon, site = kind == mujoco.mjtTrn.mjTRN_TENDON, kind == mujoco.mjtTrn.mjTRN_SITE
+    if tendon:
+        called = _name(model, Object.mjOBJ_TENDON, target)
+        if any(model.wrap_type[w] != int(mujoco.mjtWrap.mjWRAP_JOINT) for w in _wraps(model, target)):
+            return f"pulls tendon {called}, which runs through space"
+        if model.tendon_actfrclimited[target]:
+            return f"pulls tendon {called}, which limits its force"
+    elif kind not in (mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtTrn.mjTRN_JOINTINPARENT) and not (site and reference < 0):
+        return "neither on joints nor at a site"
+    for joint, _ in pulls(model, i):
+        if Kind(model.jnt_type[joint]) not in (Kind.mjJNT_HINGE, Kind.mjJNT_SLIDE):
             return "on a free or ball joint"
-        if model.jnt_actgravcomp[target]:
+        if model.jnt_actgravcomp[joint]:
             return "compensates gravity"
-    elif kind == mujoco.mjtTrn.mjTRN_TENDON:
-        return f"pulls tendon {_name(model, Object.mjOBJ_TENDON, target)}"
-    elif kind != mujoco.mjtTrn.mjTRN_SITE or reference >= 0:
-        return "neither on a joint nor at a site"
     if mujoco.mjtDyn(model.actuator_dyntype[i]) != mujoco.mjtDyn.mjDYN_NONE:
         return "has dynamics of its own"
     beside = "damping", "dampingpoly", "armature", "delay"

@@ -45,12 +45,15 @@ ALL_JOINTS = """
         </body>
       </body>
     </body>
+    <site name="here"/>
     <body name="pendulum" pos="1 0 1" euler="0 90 0">
       <joint name="swing" axis="0 1 0" ref="-30"/>
       <geom type="cylinder" size="0.05 0.2" pos="0 0.02 -0.3"/>
     </body>
   </worldbody>
+  <tendon><fixed name="cable"><joint joint="hinge" coef="0.7"/><joint joint="slide" coef="-1.2"/></fixed></tendon>
   <actuator>
+    <position tendon="cable" gear="1.5" kp="8" kv="0.3" ctrlrange="-1 1"/>
     <motor joint="hinge" gear="2.5" ctrlrange="-1 1"/>
     <position joint="yaw" kp="12" kv="0.4" forcerange="-1 1"/>
     <motor joint="slide" gear="7"/>
@@ -326,9 +329,9 @@ def test_a_robot_with_contacts_is_refused():
         ),
         (
             "</worldbody>",
-            '</worldbody><tendon><fixed name="cable"><joint joint="yaw" coef="1"/></fixed></tendon>'
-            '<actuator><motor name="winch" tendon="cable"/></actuator>',
-            r"actuator winch \(pulls tendon cable\)",
+            '</worldbody><tendon><spatial name="rope"><site site="tip"/><site site="here"/></spatial></tendon>'
+            '<actuator><motor name="winch" tendon="rope"/></actuator>',
+            r"actuator winch \(pulls tendon rope, which runs through space\)",
         ),
         (
             "</worldbody>",
