@@ -2,7 +2,8 @@
 
 The problems: an arm of seven joints (Panda) reaches a pose in 1 s, without and with limits of its torques, and a double
 pendulum swings up; 100 steps of 10 ms. crocoddyl runs as it ships, all of it C++, in an environment of its own, in a
-process that answers requests; both are measured in turn in one run. Set-up and run:
+process that answers requests; both are measured in turn in one run, in the time that the processor spends on them.
+Set-up and run:
 
     python benchmarks/peer.py crocoddyl
     python benchmarks/ilqr.py --peer .venv-crocoddyl/bin/python
@@ -213,12 +214,12 @@ class Ours:
         return self.planners[iterations].plan(problem, self.warm, self.rng).cost + self.case.constant
 
     def times(self, count: int) -> list[float]:
-        """Seconds of each solution."""
+        """Seconds of each solution that the processor worked on it."""
         found = []
         for _ in range(count):
-            begun = time.perf_counter()
+            begun = time.thread_time()
             self.solve(self.case.iterations)
-            found.append(time.perf_counter() - begun)
+            found.append(time.thread_time() - begun)
         return found
 
 
@@ -234,7 +235,7 @@ def main() -> None:
     costs = Table(title="Cost after each iteration")
     for heading in ("problem", "iteration", "trimtab", "crocoddyl", "difference"):
         costs.add_column(heading, justify="left" if heading == "problem" else "right")
-    speeds = Table(title="Microseconds per iteration (medians), and the ratio of iterations per second")
+    speeds = Table(title="Microseconds of processor time per iteration (medians), and the ratio of iterations per second")
     for heading in ("problem", "iterations", "trimtab", "crocoddyl", "ratio", "asked"):
         speeds.add_column(heading, justify="left" if heading == "problem" else "right")
     for case in (reaching(None), reaching(limits), swinging()):

@@ -23,8 +23,14 @@ PROBES = (16, 4)
 """Candidates and steps on which compiled costs must agree with NumPy's."""
 
 
-class _Bound:
-    """Kernels bound to readings and controls at certain places in memory; where times come from, and costs go."""
+class Bound:
+    """Costs of readings and controls at certain places in memory.
+
+    Attributes:
+        times: when steps end (H,) [s], to be written to.
+        costs, terminal: what the runs write (E, N), of all steps, and what comes in addition at the last.
+        runs: compute them.
+    """
 
     def __init__(
         self, steps: codegen.Kernel, last: codegen.Kernel | None, columns: np.ndarray, n: int, horizon: int
@@ -48,14 +54,18 @@ class CompiledCost:
 
     def __init__(self, steps: codegen.Kernel, last: codegen.Kernel | None) -> None:
         self._steps, self._last = steps, last
-        self._bound: dict[int, _Bound] = {}
+        self._bound: dict[int, Bound] = {}
+
+    def bind(self, columns: np.ndarray, n: int, horizon: int) -> Bound:
+        """The costs of `n` candidates that lie where `columns` tells, see `Rollout.columns`."""
+        return Bound(self._steps, self._last, columns, n, horizon)
 
     def __call__(self, rollout: Rollout, controls: np.ndarray, times: np.ndarray) -> np.ndarray:
         """Costs (E, N) of `controls` (N, H, nu) that led to `rollout`, its steps ending at `times` (H,) [s]."""
         columns = rollout.columns(controls)
         bound = self._bound.get(id(columns))
         if bound is None or bound.columns is not columns:
-            bound = _Bound(self._steps, self._last, columns, *controls.shape[:2])
+            bound = self.bind(columns, *controls.shape[:2])
             if len(self._bound) >= 8:
                 self._bound.clear()
             self._bound[id(columns)] = bound

@@ -18,6 +18,7 @@ Nocedal and Wright, Numerical Optimization, 2nd ed., chapter 17.4.
 """
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +77,20 @@ class Objective:
         if self._constraints is None:
             return np.zeros((*u.shape[:-1], 0))
         return self._constraints.residuals(y[..., 1:, :], u, times)
+
+    def bind(self, y: np.ndarray, u: np.ndarray, times: np.ndarray, out: np.ndarray) -> Callable[[], None]:
+        """What writes the constraints' residuals to `out` (N, H, k) at each call, from where the arguments lie then.
+
+        Args:
+            y: readings (N, H+1, ny).
+            u: controls (N, H, nu).
+            times: when steps end (H, 1) [s].
+            out: of float64, as the others.
+        """
+        assert self._constraints is not None
+        table = [codegen.rows(a, 2, 0, 1) for a in (y[:, 1:], u)]
+        table += [codegen.rows(times, 1, None, 0), codegen.rows(out, 2, 0, 1)]
+        return self._constraints.values.bind(*u.shape[:2], np.concatenate(table))
 
     def expansion(
         self,
@@ -353,13 +368,13 @@ class _Constraints:
         self.active = _support(ca, residual, traced.z) or [0]
         self._slopes = _Sparse(ca.jacobian(residual, traced.z[self.active]))
         given = [traced.y, traced.u, traced.t]
-        self._values = codegen.compile(ca.Function("constraints", given, [residual]))
+        self.values = codegen.compile(ca.Function("constraints", given, [residual]))
         self._kernel = codegen.compile(ca.Function("constraints", given, [residual, self._slopes.entries]))
         self._ny = traced.y.numel()
 
     def residuals(self, y: np.ndarray, u: np.ndarray, times: np.ndarray) -> np.ndarray:
         """(..., H, k) at `y` (..., H, ny)."""
-        return self._values(y, u, times[:, None]).reshape(*u.shape[:-1], self.count)
+        return self.values(y, u, times[:, None]).reshape(*u.shape[:-1], self.count)
 
     def add(
         self,

@@ -20,7 +20,6 @@ Method, 1988 (costates in the second-order terms).
 import enum
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -28,28 +27,12 @@ from ..robots import plugins
 from ..robots.task import Task
 from ..sim.interface import Dynamics
 from ..sim.linearization import Differentiable
-from . import splines
-from .expansion import Objective, objective, penalised
-from .local import Local, Tried, local
+from . import descent, splines
+from .expansion import objective
+from .local import Local, Trajectory, local
 from .plan import Feedback, Plan
 from .problem import Problem
-from .riccati import Policy, Recursion
 from .sampling import require_at_least, require_positive
-
-ARMIJO = 1e-4
-"""Share c of the promised reduction that a step must reach."""
-
-SATISFIED = 0.1
-"""The same share above which no shorter steps are tried than those that run at once."""
-
-STEP = 0.5
-"""Ratio of one step size to the one before."""
-
-GROWTH = 2.0
-"""Factor by which the regularisation's factor grows."""
-
-LEAST, MOST = 1e-6, 1e10
-"""Regularisation below the one counts as none; above the other the search gives up."""
 
 PENALTY, PENALTY_GROWTH, MOST_PENALTY = 10.0, 10.0, 1e8
 """Of the augmented Lagrangian: at first, and its growth where the violation fell by less than `PROGRESS`."""
@@ -88,22 +71,6 @@ class Memory:
     regularisation: float
     multipliers: np.ndarray
     penalty: float
-
-
-@dataclass(eq=False)
-class _Trajectory:
-    """Where the search is: states (H+1, nx), readings (H+1, ny), controls (H, nu), and the constraints' residuals."""
-
-    x: np.ndarray
-    y: np.ndarray
-    u: np.ndarray
-    cost: float
-    violations: np.ndarray
-    gaps: np.ndarray | None = None  # (H, n), where the states do not follow from one another
-
-    @property
-    def violation(self) -> float:
-        return float(np.max(self.violations, initial=0.0))
 
 
 def require_differentiable(planner: str, dynamics: Dynamics) -> Differentiable:
@@ -254,18 +221,14 @@ class _Search:
     def __init__(self, planner: ILQR, problem: Problem) -> None:
         self.planner, self.problem = planner, problem
         self.local = planner._local(problem)
-        self.model = model = self.local.model
-        self.goal: Objective = self.local.goal
+        self.model = self.local.model
         self.limits = problem.limits
-        self.sizes = STEP ** np.arange(planner.steps)
-        self.multipliers = np.zeros((problem.horizon, self.goal.constrained))
-        self.penalty = PENALTY
+        horizon, nu = problem.horizon, problem.task.robot.nu
+        self.local.begin(problem, planner.second_order)
+        self.local.multipliers, self.local.penalty = np.zeros((horizon, self.local.goal.constrained)), PENALTY
         self.mu, self.growth = planner.regularisation, 1.0
-        self.tried: Tried | None = None
-        self.gains = np.zeros((problem.horizon, problem.task.robot.nu, model.tangent))
-        self.gradient = np.nan
-        self.size = 1.0
-        self.fallback = np.tile(np.clip(np.zeros(problem.task.robot.nu), *self.limits), (problem.horizon, 1))
+        self.gains, self.gradient = np.zeros((horizon, nu, self.model.tangent)), np.nan
+        self.fallback = np.tile(np.clip(np.zeros(nu), *self.limits), (horizon, 1))
 
     # Starts ----------------------------------------------------------------------------------------------------------
 
@@ -273,11 +236,11 @@ class _Search:
         """Takes over what the search before has learned."""
         if warm is not None and isinstance(warm.memory, Memory):
             self.mu = warm.memory.regularisation
-            if warm.memory.multipliers.shape[1:] == self.multipliers.shape[1:]:
+            if warm.memory.multipliers.shape[1:] == self.local.multipliers.shape[1:]:
                 index = warm.steps_from(self.problem.state.time, self.problem.horizon)
-                self.multipliers, self.penalty = warm.memory.multipliers[index], warm.memory.penalty
+                self.local.multipliers, self.local.penalty = warm.memory.multipliers[index], warm.memory.penalty
 
-    def begin(self, warm: Plan | None, rng: np.random.Generator) -> _Trajectory | None:
+    def begin(self, warm: Plan | None, rng: np.random.Generator) -> Trajectory | None:
         """The best of the starts: the plan before, held by its gains or not, rest, and random candidates."""
         problem, nu = self.problem, self.problem.task.robot.nu
         horizon = problem.horizon
@@ -298,14 +261,20 @@ class _Search:
             best = candidates[int(np.argmin(problem.cost(candidates)))]
             starts.append(self._open(best))
         found = [start for start in starts if start is not None]
-        return min(found, key=self.merit, default=None)
+        return min(found, key=self.local.merit, default=None)
 
-    def _open(self, u: np.ndarray) -> _Trajectory | None:
+    def _open(self, u: np.ndarray) -> Trajectory | None:
         """`u` (H, nu) as it is."""
         x = np.tile(self._state(), (len(u) + 1, 1))
-        return self._best(x, u, np.zeros_like(u), np.zeros_like(self.gains), np.zeros(1))
+        return self._rolled(x, u, np.zeros_like(self.gains))
 
-    def _held(self, warm: Plan, feedback: Feedback) -> _Trajectory | None:
+    def _rolled(self, x: np.ndarray, u: np.ndarray, gains: np.ndarray) -> Trajectory | None:
+        """Where controls and gains lead to; None where the dynamics diverge."""
+        self.problem.evaluations += 1
+        best, merit = self.local.rollout((x, u), (np.zeros_like(u), gains), np.zeros(1))
+        return self.local.taken(best) if math.isfinite(merit) else None
+
+    def _held(self, warm: Plan, feedback: Feedback) -> Trajectory | None:
         """The plan before, shifted in time, with its gains at work on how the state differs from what it predicted."""
         horizon, first = self.problem.horizon, max(warm.step_at(self.problem.state.time), 0)
         steps = np.arange(first, first + horizon + 1)
@@ -314,13 +283,13 @@ class _Search:
         gains = np.where((steps[:-1] < len(feedback.u))[:, None, None], feedback.gains[inside], 0.0)
         if gains.shape != self.gains.shape or x.shape[1] != self._state().size:
             return None
-        return self._best(x, feedback.u[inside], np.zeros_like(feedback.u[inside]), gains, np.zeros(1))
+        return self._rolled(x, feedback.u[inside], gains)
 
     def _state(self) -> np.ndarray:
         """The part of the full state that trajectories hold (nx,)."""
         return self.model.coordinates(self.problem.state)
 
-    def guessed(self, x: np.ndarray, u: np.ndarray) -> _Trajectory:
+    def guessed(self, x: np.ndarray, u: np.ndarray) -> Trajectory:
         """A trajectory whose steps need not lead to one another."""
         y, reached = [], []
         nothing = np.zeros_like(u[:1]), np.zeros_like(self.gains[:1]), np.zeros(1)
@@ -332,148 +301,93 @@ class _Search:
             reached.append(found.x[0, 1])
         gaps = self.model.difference(np.array(reached[:-1]), x[1:])
         readings = np.array(y)
-        return _Trajectory(
-            x, readings, u, np.inf, self.goal.violations(readings[None], u[None], self.problem.times)[0], gaps
-        )
+        violations = self.local.goal.violations(readings[None], u[None], self.problem.times)[0]
+        return Trajectory(x, readings, u, np.inf, violations, gaps)
 
     # Iterations ------------------------------------------------------------------------------------------------------
 
-    def merit(self, trajectory: _Trajectory) -> float:
-        """The cost with what the augmented Lagrangian adds."""
-        if not self.goal.constrained:
-            return trajectory.cost
-        return trajectory.cost + float(penalised(trajectory.violations[None], self.multipliers, self.penalty)[0])
+    def run(self, at: Trajectory | None, most: int) -> Plan:
+        """Improves a trajectory in `most` iterations or fewer, and makes a plan of it."""
+        if at is None:
+            return self._nothing("every start diverges, or costs no finite number")
+        self.local.at, count = at, 0
+        while at.gaps is not None:
+            reason = "its iterations are spent" if count == most else self._close()
+            if reason is not None:
+                return self._nothing(f"the guess led to no trajectory: {reason}")
+            at, count = self.local.at, count + 1
+        status, reason, count = self._descend(count, most)
+        return self._plan(self.local.at, count, status, reason)
 
-    def _best(
-        self, x: np.ndarray, u: np.ndarray, feedforward: np.ndarray, feedback: np.ndarray, sizes: np.ndarray
-    ) -> _Trajectory | None:
-        """The best rollout of a policy over step sizes; None where all diverge."""
-        problem = self.problem
-        found = self.local.follow(problem.state, problem.times, (x, u), (feedforward, feedback), sizes, self.limits)
-        problem.evaluations += len(sizes)
-        merits = found.costs
-        if self.goal.constrained:
-            merits = merits + penalised(found.violations, self.multipliers, self.penalty)
-        best = int(merits.argmin())
-        self.tried = found
-        if not math.isfinite(merits[best]):
-            return None
-        self.size = float(sizes[best])
-        x, y, u, violations = (a[best].copy() for a in (found.x, found.y, found.u, found.violations))
-        return _Trajectory(x, y, u, float(found.costs[best]), violations)
-
-    def _grow(self) -> bool:
-        """More regularisation; False where that is too much."""
-        self.growth = max(GROWTH, self.growth * GROWTH)
-        self.mu = max(LEAST, self.mu * self.growth)
-        return self.mu <= MOST
-
-    def _shrink(self) -> None:
-        self.growth = min(1.0 / GROWTH, self.growth / GROWTH)
-        self.mu = self.mu * self.growth if self.mu * self.growth > LEAST else 0.0
-
-    def _policy(self, at: _Trajectory) -> Policy | str:
-        """The best policy on the model about a trajectory, or why there is none."""
-        recursion = self.local.recursion
-        low, high = self.limits[0] - at.u, self.limits[1] - at.u
-        curvature = self._curvature(at, recursion) if self.planner.second_order else None
+    def _descend(self, count: int, most: int) -> tuple[Status, str, int]:
+        """Iterations until constraints hold and the cost falls no more: how they ended, and their number."""
+        local, feasibility = self.local, self.planner.feasibility
+        before, since = np.inf, 0
         while True:
-            policy = recursion.solve(low, high, self.mu, at.gaps, curvature)
-            if policy.failed < 0 and math.isfinite(policy.slope + policy.curvature):
-                return policy
-            if (reason := self._undefined(recursion)) is not None:
-                return reason
-            if not self._grow():
-                return f"the model stays indefinite at step {policy.failed}, whatever the regularisation"
+            patience = PATIENCE - since if local.at.violation > feasibility else most
+            why, failed, done, _, self.mu, self.growth, _, self.gradient = local.descend(
+                min(patience, most - count), self.planner.tolerance, self.mu, self.growth
+            )
+            count, since = count + done, since + done
+            if local.policy is not None:
+                self.gains = local.policy.feedback
+            if why in (descent.UNDEFINED, descent.INDEFINITE):
+                return Status.STUCK, self._undefined(failed), count
+            if why == descent.STUCK:
+                return Status.STUCK, "no step lowers the cost, whatever the regularisation", count
+            violation = local.at.violation
+            if violation <= feasibility:
+                if why == descent.SETTLED:
+                    return Status.CONVERGED, "the cost falls no more", count
+            elif why == descent.SETTLED or since >= PATIENCE:
+                if local.penalty >= MOST_PENALTY and violation > PROGRESS * before:
+                    return Status.VIOLATED, f"a constraint stays violated by {violation:.3g}", count
+                self._press(before)
+                before, since = violation, 0
+            if count >= most:
+                return Status.ITERATIONS, f"{most} iterations are spent", count
 
-    def _undefined(self, recursion: Recursion) -> str | None:
-        """What of the model is not finite."""
-        for k, (f, g, w) in enumerate(zip(recursion.F, recursion.gradient, recursion.hessian)):
+    def _undefined(self, failed: int) -> str:
+        """Why the model has no policy."""
+        r = self.local.recursion
+        for k, (f, g, w) in enumerate(zip(r.F, r.gradient, r.hessian)):
             if not np.isfinite(f).all():
                 return f"the dynamics' derivatives at step {k} are not finite"
             if not (np.isfinite(g).all() and np.isfinite(w).all()):
                 return f"the cost's derivatives at step {k} are not finite"
-        return None
+        return f"the model stays indefinite at step {failed}, whatever the regularisation"
 
-    def _curvature(self, at: _Trajectory, recursion: Recursion) -> np.ndarray:
-        """The dynamics' second derivatives along the costates, (H, n + nu, n + nu)."""
-        n = self.model.tangent
-        costates = recursion.gradient[:, :n].copy()
-        for k in range(len(costates) - 1, 0, -1):
-            costates[k - 1] += recursion.F[k, :, :n].T @ costates[k]
-        dynamics: Any = self.model
-        return dynamics.curvature(at.x[:-1], at.u, costates)
+    def _close(self) -> str | None:
+        """Goes on from where the policy about a trajectory with gaps leads best; else says why that is nowhere."""
+        local = self.local
+        local.about()
+        while True:
+            failed, slope, curvature, self.gradient = local.solve(self.mu)
+            if failed < 0 and math.isfinite(slope + curvature):
+                assert local.policy is not None
+                self.gains = local.policy.feedback
+                for first in range(0, len(local.sizes), local.together):
+                    merit, _, best = local.follow(first)
+                    self.problem.evaluations += local.together
+                    if math.isfinite(merit):  # there is no cost to compare with
+                        local.keep(best)
+                        local.accept()
+                        return None
+            self.growth = max(descent.GROWTH, self.growth * descent.GROWTH)
+            self.mu = max(descent.LEAST, self.mu * self.growth)
+            if self.mu > descent.MOST:
+                return self._undefined(failed) if failed >= 0 else "every step diverges, whatever the regularisation"
 
-    def _step(self, at: _Trajectory, policy: Policy) -> _Trajectory | None:
-        """The trajectory that the policy leads to; None where it does not keep enough of its promise."""
-        before, together = self.merit(at), self.local.together
-        best, best_merit, kept = None, math.inf, 0.0
-        for first in range(0, len(self.sizes), together):
-            trial = self._best(at.x, at.u, policy.feedforward, policy.feedback, self.sizes[first : first + together])
-            if trial is None or not (merit := self.merit(trial)) < best_merit:
-                continue
-            promise = max(policy.promise(self.size), 0.0)
-            best, best_merit, kept = trial, merit, before - merit - ARMIJO * promise
-            if at.gaps is not None or before - merit > SATISFIED * promise:
-                break
-        # A trajectory with gaps has no cost to compare with.
-        return best if at.gaps is not None or kept > 0.0 else None
-
-    def run(self, at: _Trajectory | None, most: int) -> Plan:
-        """Improves a trajectory in `most` iterations or fewer, and makes a plan of it."""
-        if at is None:
-            return self._nothing("every start diverges, or costs no finite number")
-        status, reason = Status.ITERATIONS, f"{most} iterations are spent"
-        known = False  # whether the local model is that about the trajectory
-        before, since, count = np.inf, 0, 0
-        while count < most:
-            count += 1
-            since += 1
-            if not known:
-                self.local.about(at.x, at.y, at.u, self.problem.times, self.multipliers, self.penalty)
-                known = True
-            policy = self._policy(at)
-            if isinstance(policy, str):
-                status, reason = Status.STUCK, policy
-                break
-            self.gains, self.gradient = policy.feedback, policy.gradient
-            merit = self.merit(at)
-            small = self.planner.tolerance * (1.0 + abs(merit))
-            settled = at.gaps is None and policy.promise(1.0) <= small
-            if not settled:
-                better = self._step(at, policy)
-                if better is None:
-                    if self._grow():
-                        continue
-                    status, reason = Status.STUCK, "no step lowers the cost, whatever the regularisation"
-                    break
-                self._shrink()
-                settled = at.gaps is None and merit - self.merit(better) <= small
-                at, known = better, False
-            if at.violation <= self.planner.feasibility:
-                if settled:
-                    status, reason = Status.CONVERGED, "the cost falls no more"
-                    break
-            elif settled or since >= PATIENCE:
-                if self.penalty >= MOST_PENALTY and at.violation > PROGRESS * before:
-                    status, reason = Status.VIOLATED, f"a constraint stays violated by {at.violation:.3g}"
-                    break
-                self._press(at, before)
-                known = False
-                before, since = at.violation, 0
-        if at.gaps is not None:
-            return self._nothing(f"the guess led to no trajectory: {reason}")
-        return self._plan(at, count, status, reason)
-
-    def _press(self, at: _Trajectory, before: float) -> None:
+    def _press(self, before: float) -> None:
         """Updates the multipliers, and the penalty where the violation has not fallen enough."""
-        self.multipliers = np.maximum(0.0, self.multipliers + self.penalty * at.violations)
-        if at.violation > PROGRESS * before:
-            self.penalty = min(self.penalty * PENALTY_GROWTH, MOST_PENALTY)
+        local = self.local
+        local.multipliers = np.maximum(0.0, local.multipliers + local.penalty * local.at.violations)
+        if local.at.violation > PROGRESS * before:
+            local.penalty = min(local.penalty * PENALTY_GROWTH, MOST_PENALTY)
 
-    def _plan(self, at: _Trajectory, iterations: int, status: Status, reason: str) -> Plan:
+    def _plan(self, at: Trajectory, iterations: int, status: Status, reason: str) -> Plan:
         problem = self.problem
-        tried = self.tried
+        tried = self.local.tried
         return Plan(
             time=problem.state.time,
             dt=problem.task.robot.dt,
@@ -490,13 +404,17 @@ class _Search:
                 "violation": at.violation,
                 "gradient": self.gradient,
             },
-            memory=Memory(status, reason, self.mu, self.multipliers, self.penalty),
+            memory=Memory(status, reason, self.mu, self.local.multipliers, self.local.penalty),
             feedback=Feedback(at.x.copy(), at.u.copy(), self.gains, self.model, self.limits),
         )
 
     def _nothing(self, reason: str) -> Plan:
         """The controls that the search began with, at infinite cost."""
-        nowhere = _Trajectory(
-            self._state()[None], self.problem.state.y[None], self.fallback, np.inf, np.zeros((0, self.goal.constrained))
+        nowhere = Trajectory(
+            self._state()[None],
+            self.problem.state.y[None],
+            self.fallback,
+            np.inf,
+            np.zeros((0, self.local.goal.constrained)),
         )
         return replace(self._plan(nowhere, 0, Status.DIVERGED, reason), prediction=None, feedback=None)

@@ -75,7 +75,9 @@ class Recursion:
     Attributes:
         F: [A B] (H, n, n + nu), to be written to, as the others.
         gradient: g (H, n + nu).
-        hessian: W (H, n + nu, n + nu), symmetric.
+        hessian: W (H, n + nu, n + nu), symmetric. All three are parts of arrays whose rows are longer.
+        narrow: how long rows of n numbers are in memory.
+        native: addresses of the products and the substitution that `sweep` takes.
     """
 
     def __init__(self, horizon: int, n: int, nu: int) -> None:
@@ -88,8 +90,8 @@ class Recursion:
         )
         self.F, self.gradient, self.hessian = self._F[:, :, :size], self._g[:, :size], self._W[:, :, :size]
         whole, states = vectors_of(size), vectors_of(n)
-        self._native = product(whole), product(states), product(whole, 1), product(states, 1), substitution(states)
-        self._n, self._nu, self._narrow = n, nu, narrow
+        self.native = product(whole), product(states), product(whole, 1), product(states, 1), substitution(states)
+        self._n, self._nu, self.narrow = n, nu, narrow
         self._low, self._high = np.empty((horizon, nu)), np.empty((horizon, nu))
         self._none = np.zeros((horizon, n)), np.zeros((0, 0, 0))
 
@@ -111,15 +113,15 @@ class Recursion:
             curvature: S (H, n + nu, n + nu) of (x_k, u_k), symmetric, or none.
         """
         horizon, n, nu = len(self._F), self._n, self._nu
-        feedforward, feedback = np.empty((horizon, nu)), np.zeros((horizon, nu, self._narrow))
-        v, p, numbers = np.zeros(self._narrow), np.zeros((n, self._narrow)), np.zeros(3)
+        feedforward, feedback = np.empty((horizon, nu)), np.zeros((horizon, nu, self.narrow))
+        v, p, numbers = np.zeros(self.narrow), np.zeros((n, self.narrow)), np.zeros(3)
         d, own = (
             none if given is None else np.require(given, float, ["C", "W"])
             for given, none in zip((gaps, curvature), self._none)
         )
         self._low[:], self._high[:] = low, high
-        failed = _backward(
-            *self._native, self._F, self._g, self._W, gaps is not None, d, self._low, self._high, own, float(mu),
+        failed = sweep(
+            *self.native, self._F, self._g, self._W, gaps is not None, d, self._low, self._high, own, float(mu),
             feedforward, feedback, v, p, numbers,
         )  # fmt: skip
         slope, change, steepest = numbers.tolist()
@@ -271,7 +273,7 @@ def _crossed(w, n, size):  # type: ignore[no-untyped-def]
         types.float64, _ROWS, _STACK, _ROW, _ROWS, _ROW,
     )
 )  # fmt: skip
-def _backward(  # type: ignore[no-untyped-def]
+def sweep(  # type: ignore[no-untyped-def]
     wide,
     narrow,
     wide_row,

@@ -93,7 +93,11 @@ class Follower:
 
     Attributes:
         rollout: the readings that the last run has led to, as of candidates, all of them counted as valid.
+        y: those readings (N, H+1, ny).
         controls: that have led there (N, H, nu).
+        memory: readings and states (N, H+1, slots).
+        sizes: of steps (N,).
+        call: does the rollouts from where `begin` put them, with those sizes.
     """
 
     def __init__(
@@ -109,22 +113,22 @@ class Follower:
         self._dynamics, self._model = dynamics, dynamics.model
         model, horizon = self._model, len(u)
         self._policy = (x, u, feedforward, feedback, limits)  # kept, for tables point to them
-        self._memory, self.controls = _memory(count, horizon + 1, model.slots), np.empty((count, horizon, u.shape[1]))
-        self._sizes = np.empty(count)
-        self._y, ny = self._memory[..., : model.robot.layout.size], model.robot.layout.size
-        after = rows(self._memory[:, 1:], 2, 0, 1)
-        self.rollout = _Followed(self._y, np.concatenate((after[:ny], rows(self.controls, 2, 0, 1)))[None])
+        self.memory, self.controls = _memory(count, horizon + 1, model.slots), np.empty((count, horizon, u.shape[1]))
+        self.sizes = np.empty(count)
+        self.y, ny = self.memory[..., : model.robot.layout.size], model.robot.layout.size
+        after = rows(self.memory[:, 1:], 2, 0, 1)
+        self.rollout = _Followed(self.y, np.concatenate((after[:ny], rows(self.controls, 2, 0, 1)))[None])
         first, n = int(model.homes[0]), len(model.homes)
         together = (model.homes == np.arange(first, first + n)).all()
         self._states: Any = slice(first, first + n) if together else model.homes  # a slice is a view
         self._begun: State | None = None
-        self._call: Callable[[], None] = self._interpret
+        self.call: Callable[[], None] = self._interpret
         if model.follows.native:
-            table = [rows(self._memory[:, :-1], 2, 0, 1)[model.homes]]
+            table = [rows(self.memory[:, :-1], 2, 0, 1)[model.homes]]
             table += [rows(a, 1, None, 0) for a in (x, u, feedforward, feedback)]
-            table += [rows(self._sizes[:, None], 1, 0, None), rows(limits, 0, None, None)]  # low, high
+            table += [rows(self.sizes[:, None], 1, 0, None), rows(limits, 0, None, None)]  # low, high
             table += [rows(self.controls, 2, 0, 1), after[[*model.homes, *model.derived]]]
-            self._call = model.follows.bind(count, horizon, np.concatenate(table))
+            self.call = model.follows.bind(count, horizon, np.concatenate(table))
 
     def run(self, state: State, steps: np.ndarray) -> Trajectories:
         """The rollouts from `state` with the step sizes `steps` (N,); arrays are written over by the next run.
@@ -132,25 +136,36 @@ class Follower:
         Raises:
             ValueError: `state` has no `x`.
         """
-        memory = self._memory
-        if state is not self._begun:  # it is the same throughout a search
-            begin = self._model.unpack(state)
-            memory[:, 0, : len(state.y)] = state.y
-            memory[:, 0, self._model.homes] = begin
-            self._dynamics._fill(memory, state)
-            self._begun = state
-        self._sizes[:] = steps
-        self._call()
-        x = memory[..., self._states]
-        return Trajectories(x, self._y, self.controls, ~diverged(x[:, -1]))
+        self.begin(state)
+        self.sizes[:] = steps
+        self.call()
+        return self.led()
+
+    def led(self) -> Trajectories:
+        """The trajectories that the last rollouts led to."""
+        x = self.memory[..., self._states]
+        return Trajectories(x, self.y, self.controls, ~diverged(x[:, -1]))
+
+    def begin(self, state: State) -> None:
+        """Puts all rollouts at `state`.
+
+        Raises:
+            ValueError: it has no `x`.
+        """
+        if state is self._begun:  # it is the same throughout a search
+            return
+        self.memory[:, 0, : len(state.y)] = state.y
+        self.memory[:, 0, self._model.homes] = self._model.unpack(state)
+        self._dynamics._fill(self.memory, state)
+        self._begun = state
 
     def _interpret(self) -> None:
-        model, kernel, memory = self._model, self._model.follows, self._memory
+        model, kernel, memory = self._model, self._model.follows, self.memory
         x, u, feedforward, feedback, limits = self._policy
         now = memory[:, 0, model.homes]
         for k in range(len(u)):
             gain = np.reshape(feedback[k], kernel.inputs[4])
-            found = kernel(now, x[k], u[k], feedforward[k], gain, self._sizes[:, None], *limits)
+            found = kernel(now, x[k], u[k], feedforward[k], gain, self.sizes[:, None], *limits)
             self.controls[:, k], now = found[:2]
             memory[:, k + 1, model.homes] = now
             if model.derived:

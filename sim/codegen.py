@@ -156,6 +156,17 @@ class Kernel:
             at += math.prod(core)
 
 
+def told(bound: Callable[[], None]) -> list[int] | None:
+    """What native code needs to do what `bound` does, see `Kernel.bind`: an address, the counts, the table's address.
+
+    None where it is no native code.
+    """
+    if not isinstance(bound, functools.partial) or not isinstance(bound.func, ctypes._CFuncPtr):
+        return None
+    points, steps, table = bound.args
+    return [ctypes.cast(bound.func, ctypes.c_void_p).value or 0, points, steps, table.value]
+
+
 def _numbers(x: Any) -> np.ndarray:
     array = np.asarray(x, float)
     return array if array.flags.aligned else array.copy()
