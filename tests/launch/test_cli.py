@@ -177,6 +177,10 @@ def test_what_libraries_print_stays_off_stdout(capfd, monkeypatch):
             "contacts (of floor with torso). For walker-walk, use",
         ),
         (
+            ["run", "manipulator-bring_ball", "--dynamics", "pinocchio"],
+            "equality constraints (coupling); body_pos drawn anew for each episode",
+        ),
+        (
             ["run", "cheetah-run", "--dynamics", "casadi"],
             "robot 'cheetah' has no closed form; these have one: acrobot,",
         ),
