@@ -27,15 +27,16 @@ from ..robots.task import Task
 from ..sim.branching import Branching, ClosedFormBranching, branching
 from ..sim.interface import Dynamics, State
 from . import splines
-from .bandits import BROKEN, HOO, PUCT, UCT, Rule, Tree
+from .bandits import HOO, PUCT, UCT, Rule, Tree
 from .plan import Explored, Plan
 from .problem import Problem
 from .sampling import require_at_least, require_share
 from .splines import Spline
-from .tree import deepest, keep, make, plant
+from .tree import BEST, VALUE, VISITS, deepest, keep, make, plant, principal
 from .tree_search import DEFAULT, HOLD, RANDOM, Batched, Compiled, Job, Objective
 
 RULES = {"uct": UCT, "puct": PUCT, "hoot": HOO}
+EXECUTE = {"visits": VISITS, "value": VALUE, "best": BEST}
 SHOWN = 200
 """At most so many edges are kept for viewers, the most visited first."""
 
@@ -177,7 +178,7 @@ class MCTS:
             ("objective", ("cost", "reward")),
             ("leaf", ("rollout", "value", "both")),
             ("policy", ("plan", "rest", "hold", "random")),
-            ("execute", ("visits", "value", "best")),
+            ("execute", tuple(EXECUTE)),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}")
@@ -212,6 +213,7 @@ class MCTS:
         other = self._room(rule, 1, 1, task, 1, 0)
         keep(tree, other, rule, 0, 1, nothing, nothing - 1, float(self.discount), self.horizon, 0)
         deepest(tree, rule)
+        principal(tree, rule, VISITS)
         searcher.compile(tree, rule, self._job(task, 0.0, np.zeros((self.horizon, task.robot.nu)), False))
 
     def plan(self, problem: Problem, warm: Plan | None, rng: np.random.Generator) -> Plan:
@@ -232,7 +234,7 @@ class MCTS:
         job = self._job(task, problem.state.time, default, rule.stochastic)
         searcher.grow(tree, rule, job, problem.state, self.simulations, self.batch, rng)
         problem.evaluations += self.simulations * job.rollouts
-        edges = self._principal(tree, rule)
+        edges = principal(tree, rule, EXECUTE[self.execute]).tolist()
         controls = default.copy()
         for k, edge in enumerate(edges):
             knots = tree.actions[edge].reshape(self.segment_knots, -1)
@@ -392,31 +394,6 @@ class MCTS:
                 return tree, at
             at = int(tree.nodes[at]["sibling"])
         return None, 0
-
-    def _principal(self, tree: Tree, rule: Rule) -> list[int]:
-        """Edges of the principal variation."""
-        found: list[int] = []
-        node = 0
-        while node >= 0 and len(found) < self.depth:
-            first = node * rule.width
-            some = tree.edges[first : first + int(tree.nodes[node]["width"])]
-            child = some["child"]
-            broken = (child >= 0) & (tree.nodes["ended"][child] == BROKEN)
-            count = np.where(broken & ~broken.all(), 0, some["count"])
-            if not count.any():
-                break
-            mean = np.where(count > 0, some["sum"] / np.maximum(count, 1), -np.inf)
-            if self.execute == "visits":
-                best = int(np.lexsort((mean, count))[-1])
-            else:
-                best = int((mean if self.execute == "value" else np.where(count > 0, some["best"], -np.inf)).argmax())
-            found.append(first + best)
-            child, node, most = int(some[best]["child"]), -1, -1
-            while child >= 0:  # of several outcomes, the one most visited
-                if tree.nodes[child]["visits"] > most:
-                    node, most = child, int(tree.nodes[child]["visits"])
-                child = int(tree.nodes[child]["sibling"])
-        return found
 
 
 class _Searcher:

@@ -15,9 +15,10 @@ of them, each as often as it was drawn.
 
 import numpy as np
 
-from .bandits import CELL, EDGE, HOO, NODE, NONE, WALK, Tree, choose, native, open_node
+from .bandits import BROKEN, CELL, EDGE, HOO, NODE, NONE, WALK, Tree, choose, native, open_node
 
 GOING, ASKING, DONE = 0, 1, 2
+VISITS, VALUE, BEST = 0, 1, 2
 
 
 def make(nodes: int, width: int, rows: int, ny: int, na: int, walks: int, depth: int, cells: int, table: bool) -> Tree:
@@ -432,3 +433,37 @@ def deepest(tree, rule):  # type: ignore[no-untyped-def]
         if parent >= 0:
             depth[node] = depth[parent // rule.width] + 1
     return depth.max()
+
+
+@native
+def principal(tree, rule, by):  # type: ignore[no-untyped-def]
+    """Edges of the principal variation: by `VISITS` (of as many, the best mean), by mean `VALUE`, or `BEST` return.
+
+    Of several outcomes it follows the one most visited.
+    """
+    found = np.empty(rule.depth, np.int64)
+    node, length = 0, 0
+    while node >= 0 and length < rule.depth:
+        best, greatest, second = NONE, -np.inf, -np.inf
+        for sound in range(1, -1, -1):  # where predictions break down only if they do everywhere
+            for edge in range(node * rule.width, node * rule.width + tree.nodes[node].width):
+                e = tree.edges[edge]
+                broken = e.child >= 0 and tree.nodes[e.child].ended == BROKEN
+                if e.count == 0 or broken == (sound == 1):
+                    continue
+                mean = e.sum / e.count
+                first = float(e.count) if by == VISITS else mean if by == VALUE else e.best
+                if first > greatest or (first == greatest and mean > second):
+                    best, greatest, second = edge, first, mean
+            if best >= 0:
+                break
+        if best < 0:
+            break
+        found[length] = best
+        length += 1
+        child, node, most = tree.edges[best].child, NONE, -1
+        while child >= 0:
+            if tree.nodes[child].visits > most:
+                node, most = child, tree.nodes[child].visits
+            child = tree.nodes[child].sibling
+    return found[:length]
