@@ -192,6 +192,7 @@ class _Program:
         self._least, self._most = np.concatenate(least), np.concatenate(most)
         program = {"x": ca.vertcat(*unknowns), "f": cost, "g": ca.vertcat(*rows), "p": ca.vertcat(begin, times)}
         self._solver = ca.nlpsol("nmpc", *_options(planner, first, program, equal))
+        self._values = ca.Function("values", [program["x"], program["p"]], [program["f"], program["g"]])
         self._sense = sense.map(horizon)
         self.nx, self.nu = nx, nu
 
@@ -201,9 +202,10 @@ class _Program:
         given: dict[str, Any] = {}
         if len(guess.multipliers):
             given = {"lam_g0": guess.multipliers, "lam_x0": guess.bounds}
+        p = np.concatenate((begin, times))
         found = self._solver(
             x0=unknowns,
-            p=np.concatenate((begin, times)),
+            p=p,
             lbx=self._low,
             ubx=self._high,
             lbg=self._least,
@@ -212,14 +214,15 @@ class _Program:
         )
         values = np.ravel(found["x"].full())
         stages = values[: -self.nx].reshape(self.horizon, self.nx + self.nu)
-        g = np.ravel(found["g"].full())
+        # A solver that gave up at once says 0 for both.
+        f, g = (np.ravel(value.full()) for value in self._values(found["x"], p))
         stats = self._solver.stats()
         return Solution(
             x=np.concatenate((stages[:, : self.nx], values[None, -self.nx :])),
             u=stages[:, self.nx :].copy(),
             multipliers=np.ravel(found["lam_g"].full()),
             bounds=np.ravel(found["lam_x"].full()),
-            cost=float(found["f"]),
+            cost=float(f[0]),
             violation=float(max(np.max(g - self._most, initial=0.0), np.max(self._least - g, initial=0.0))),
             iterations=int(stats.get("iter_count", 0)),
             converged=bool(stats["success"]),
@@ -233,7 +236,7 @@ class _Program:
 
 def _options(planner: NMPC, first: bool, program: dict[str, Any], equal: list[bool]) -> tuple[str, dict, dict]:
     most = planner.first_iterations if first else planner.iterations
-    quiet: dict[str, Any] = {"print_time": False, "error_on_fail": False}
+    quiet: dict[str, Any] = {"print_time": False, "error_on_fail": False, "show_eval_warnings": False}
     if planner.solver == "ipopt":
         ipopt = {"print_level": 0, "sb": "yes", "max_iter": most, "tol": planner.tolerance}
         # A warm start that is pushed back into the interior is none.

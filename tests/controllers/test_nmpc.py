@@ -132,6 +132,16 @@ def test_an_infeasible_problem_says_so_and_still_has_controls():
     assert plan.memory is None or "Infeasible" in plan.memory.status
 
 
+def test_a_cost_that_is_not_finite_is_told_by_the_plan_alone(capfd):
+    task = dataclasses.replace(mass(), terms=(Term("root", lambda y, u, t: np.sqrt(y.place[0:1] - 10.0)),))
+    plan = NMPC(horizon=5).plan(problem(task, np.zeros(4), 5), None, None)
+    assert plan.stats["converged"] == 0.0
+    assert plan.cost == np.inf
+    assert plan.memory is None
+    assert np.isfinite(plan.controls).all()
+    assert capfd.readouterr() == ("", "")
+
+
 def test_what_is_wrong_is_named():
     task = robots.load("cartpole-swingup")
     dynamics = sim.dynamics("mujoco", task)

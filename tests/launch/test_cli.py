@@ -1,5 +1,6 @@
 """`trimtab list` and `trimtab run` as a user meets them: exit codes, stdout and stderr, what is left behind."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import time
 import tomllib
 from pathlib import Path
 
+import mujoco
 import numpy as np
 import pytest
 from trimtab import robots
@@ -290,6 +292,28 @@ def test_model_that_does_not_load(capsys, monkeypatch):
     monkeypatch.setattr(robots, "load", lambda name: type(task)("t", broken, task.score, task.terms, task.start, 1.0))
     assert main([*SHORT, "--simulator", "mujoco"]) == 2
     assert "the model of robot 'broken' does not load: XML" in one_line(capsys)
+
+
+@pytest.mark.parametrize("dynamics", ["casadi", "pinocchio"])
+def test_readings_that_the_model_does_not_give(dynamics, capsys, monkeypatch):
+    task = robots.load("pendulum-swingup")
+    kinds = mujoco.mjtSensor.mjSENS_SUBTREEANGMOM, mujoco.mjtObj.mjOBJ_BODY
+    spin = robots.Reading.sensed("momentum", 3, *kinds, "pole")
+    robot = dataclasses.replace(task.robot, readings=(*task.robot.readings, spin))
+    monkeypatch.setattr(robots, "load", lambda name: dataclasses.replace(task, robot=robot))
+    request = ["run", "pendulum-swingup", "--simulator", "mujoco", "--dynamics", dynamics, "--planner", "ilqr"]
+    assert main(request) == 2
+    assert "does not give these readings: momentum; use the mujoco" in one_line(capsys)
+
+
+@pytest.mark.parametrize("planner", ["ilqr", "nmpc", "cem"])
+def test_a_cost_that_is_not_finite_is_no_number(planner, capsys, monkeypatch):
+    task = robots.load("pendulum-swingup")
+    root = robots.Term("root", lambda y, u, t: (0.0 * u - 1.0) ** 0.5)
+    monkeypatch.setattr(robots, "load", lambda name: dataclasses.replace(task, terms=(root,)))
+    request = ["run", "pendulum-swingup", "--simulator", "mujoco", "--dynamics", "casadi", "--planner", planner]
+    assert main([*request, "--duration", "0.1", "--record", "off", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["cost"] is None
 
 
 def test_full_disk_at_the_end(capsys, folder):
