@@ -79,6 +79,12 @@ WALL = (
     "walker-walk",
     "cheetah-run",
     "quadruped-walk",
+    "cartpole-swingup-ilqr",
+    "acrobot-swingup-ilqr",
+    "planar_quadrotor-hover",
+    "quadrotor-waypoints",
+    "car-parking",
+    "car-parking-ilqr",
 )
 
 
