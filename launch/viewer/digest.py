@@ -13,7 +13,7 @@ from ...controllers.plan import Plan
 from ...robots.task import Task
 from ...sim.interface import Scene, State
 from . import geometry
-from .messages import Event, Lines, Message, Opening, Shape, Shapes, Steps, Trail
+from .messages import Event, Explored, Lines, Message, Opening, Shape, Shapes, Steps, Trail
 
 OVERLAY_PERIOD = 0.1
 """Least time between two drawings of candidates, or of the trail [s], in the plant's time."""
@@ -111,7 +111,9 @@ class Digest:
         level = "INFO" if time >= self._noted + NOTE_PERIOD - 5e-7 else "DEBUG"
         if level == "INFO":
             self._noted = time
-        yield Event(time, level, f"replan: cost {plan.cost:.4g}, {timing.plan_ms:.1f} ms")
+        yield Event(time, level, f"replan: cost {plan.cost:.4g}, {timing.plan_ms:.1f} ms{_searched(plan, timing)}")
+        if plan.explored is not None and self.task.trace is not None and len(plan.explored.values):
+            yield Explored(time, self._place(plan.explored.branches), plan.explored.values)
         if plan.prediction is not None and self.task.trace is not None:
             none = np.empty((0, 1, 1))
             tried = none if plan.candidates is None else plan.candidates
@@ -247,6 +249,15 @@ class Digest:
     def _path(self, y: np.ndarray) -> np.ndarray:
         """Paths (n, P, 3) for readings (n, H+1, ny)."""
         return self._place(y[:, _spaced(y.shape[1], POINTS)])
+
+
+def _searched(plan: Plan, timing: Timing) -> str:
+    """How far a tree search came."""
+    if "depth" not in plan.stats:
+        return ""
+    depth, nodes, simulations = (plan.stats[name] for name in ("depth", "nodes", "simulations"))
+    rate = f", {1e3 * simulations / timing.plan_ms:,.0f} simulations/s" if timing.plan_ms > 0.0 else ""
+    return f"; a tree of depth {depth}, {nodes} nodes{rate}"
 
 
 def _same(a: Shape, b: Shape | None) -> bool:

@@ -130,6 +130,20 @@ class Lines:
 
 
 @dataclass(frozen=True, eq=False)
+class Explored:
+    """Where a tree search went, from `time` [s] on.
+
+    Attributes:
+        branches: where each edge of the tree begins and ends (n, 2, 3) [m].
+        values: their mean returns (n,), the greater the better.
+    """
+
+    time: float
+    branches: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Trail:
     """The path travelled in the last seconds before `time` [s], (P, 3) [m]."""
 
@@ -146,4 +160,4 @@ class Event:
     text: str
 
 
-Message = Opening | Shapes | Steps | Lines | Trail | Event
+Message = Opening | Shapes | Steps | Lines | Explored | Trail | Event

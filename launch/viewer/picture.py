@@ -4,6 +4,7 @@
     /world/bodies/BODY/sites/SITE    the same
     /world/tendons/TENDON
     /world/plan/candidates           tried paths, coloured by cost: yellow is cheap
+    /world/plan/tree                 of a tree search: branches explored, coloured by value: yellow is good
     /world/plan/prediction           the plan's own path; of an ensemble, one for each member
     /world/trail                     where the robot has been
     /plots/reward, cost, controls, planning, misses, readings
@@ -20,7 +21,7 @@ import rerun as rr
 import rerun.blueprint as rrb
 
 from .geometry import WORLD
-from .messages import Event, Lines, Mesh, Message, Opening, Shape, Shapes, Steps, Trail
+from .messages import Event, Explored, Lines, Mesh, Message, Opening, Shape, Shapes, Steps, Trail
 
 TIMELINE = "sim_time"
 ROWS = 64
@@ -60,6 +61,9 @@ class Picture:
                 self._show_shapes(message)
             case Lines():
                 self._show_lines(message)
+            case Explored():
+                colours = _by_cost(-message.values)
+                self._log_at(message.time, f"{WORLD}/plan/tree", _strips(message.branches, colours, 1.0))
             case Trail():
                 self._log_at(message.time, f"{WORLD}/trail", _strips(message.points[None], [_TRAIL], 2.0))
             case Event():
