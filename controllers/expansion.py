@@ -90,7 +90,7 @@ class Objective:
         assert self._constraints is not None
         table = [codegen.rows(a, 2, 0, 1) for a in (y[:, 1:], u)]
         table += [codegen.rows(times, 1, None, 0), codegen.rows(out, 2, 0, 1)]
-        return self._constraints.values.bind(*u.shape[:2], np.concatenate(table))
+        return self._constraints.values.bind(u.shape[0], u.shape[1], np.concatenate(table))
 
     def expansion(
         self,

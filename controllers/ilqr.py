@@ -265,7 +265,8 @@ class _Search:
 
     def _open(self, u: np.ndarray) -> Trajectory | None:
         """`u` (H, nu) as it is."""
-        x = np.tile(self._state(), (len(u) + 1, 1))
+        begin = self._state()
+        x = np.broadcast_to(begin, (len(u) + 1, len(begin)))
         return self._rolled(x, u, np.zeros_like(self.gains))
 
     def _rolled(self, x: np.ndarray, u: np.ndarray, gains: np.ndarray) -> Trajectory | None:

@@ -94,7 +94,7 @@ class Local:
         self.recursion = Recursion(horizon, model.tangent, task.robot.nu)
         self.sizes, self.together = 0.5 ** np.arange(count), count
         self.multipliers, self.penalty = np.zeros((horizon, self.goal.constrained)), 1.0
-        self.at: Trajectory | None = None
+        self.at: Trajectory
         self.tried: Tried | None = None
         self.policy: Policy | None = None
         self._descend = descent.interpreted(type(self))
@@ -117,7 +117,6 @@ class Local:
 
     def descend(self, most: int, tolerance: float, mu: float, growth: float) -> Any:
         """Iterations from `at` on, see `descent`; `at` and `policy` are what they led to."""
-        assert self.at is not None
         found = self._descend(self, len(self.sizes), self.together, most, tolerance, mu, growth, self.merit(self.at))
         self._problem.evaluations += found[3] * self.together
         return found
@@ -127,7 +126,6 @@ class Local:
     def about(self) -> None:
         """Fills the recursion's model, about the trajectory."""
         at = self.at
-        assert at is not None
         n, linear = self.model.tangent, self.model.linearize(at.x, at.u)
         self.recursion.F[:, :, :n], self.recursion.F[:, :, n:] = linear.A, linear.B
         found = self.goal.expansion(at.y, at.u, self._problem.times, linear.C, self.multipliers, self.penalty)
@@ -136,7 +134,6 @@ class Local:
     def solve(self, mu: float) -> tuple[int, float, float, float]:
         """The best policy: the step at which there is none or -1, slope, curvature and gradient."""
         at, limits = self.at, self._problem.limits
-        assert at is not None
         curvature = self._curvature(at) if self._curved else None
         policy = self.recursion.solve(limits[0] - at.u, limits[1] - at.u, mu, at.gaps, curvature)
         self.policy = policy
@@ -154,7 +151,6 @@ class Local:
     def follow(self, first: int) -> tuple[float, float, int]:
         """Rolls the policy out for a group of step sizes from `first` on: the best's merit, size, and number."""
         at, policy = self.at, self.policy
-        assert at is not None
         assert policy is not None
         sizes = self.sizes[first : first + self.together]
         best, merit = self.rollout((at.x, at.u), (policy.feedforward, policy.feedback), sizes)
@@ -252,9 +248,9 @@ class _Compiled(Local):
             costs=_calls(self._cost.runs),
             residuals=_calls(self._residuals),
             violations=np.zeros((horizon, k)),
-            F=r.F.base,
-            g=r.gradient.base,
-            W=r.hessian.base,
+            F=r.whole[0],
+            g=r.whole[1],
+            W=r.whole[2],
             products=np.array(r.native),
             low=np.zeros((horizon, s.nu)),
             high=np.zeros((horizon, s.nu)),
@@ -311,7 +307,6 @@ class _Compiled(Local):
         if self._curved:  # second derivatives come from Python
             return super().descend(most, tolerance, mu, growth)
         w, at = self._work, self.at
-        assert at is not None
         self._put(at)
         w.violations[:], w.outcome[2] = at.violations, at.cost
         self._all.begin(self._problem.state)
@@ -329,7 +324,8 @@ class _Compiled(Local):
     def _told(self, follower: Follower, cost: Bound) -> Tried:
         """What the last rollouts led to, their costs computed."""
         found, costs = follower.led(), cost.costs[0] + cost.terminal[0]
-        costs = np.where(found.valid & np.isfinite(costs), costs, np.inf)
+        if not (found.valid.all() and np.isfinite(costs).all()):
+            costs = np.where(found.valid & np.isfinite(costs), costs, np.inf)
         return Tried(found.x, found.y, found.u, costs, self.goal.violations(found.y, found.u, self._problem.times))
 
     def _put(self, at: Trajectory) -> None:
@@ -340,7 +336,6 @@ class _Compiled(Local):
 
     def about(self) -> None:
         """See `Local.about`."""
-        assert self.at is not None
         self._put(self.at)
         descent.about(self._work)
 

@@ -75,7 +75,8 @@ class Recursion:
     Attributes:
         F: [A B] (H, n, n + nu), to be written to, as the others.
         gradient: g (H, n + nu).
-        hessian: W (H, n + nu, n + nu), symmetric. All three are parts of arrays whose rows are longer.
+        hessian: W (H, n + nu, n + nu), symmetric.
+        whole: the arrays whose rows are longer that these three are parts of.
         narrow: how long rows of n numbers are in memory.
         native: addresses of the products and the substitution that `sweep` takes.
     """
@@ -83,12 +84,9 @@ class Recursion:
     def __init__(self, horizon: int, n: int, nu: int) -> None:
         size = n + nu
         wide, narrow = padded(size), padded(n)
-        self._F, self._W, self._g = (
-            np.zeros((horizon, n, wide)),
-            np.zeros((horizon, size, wide)),
-            np.zeros((horizon, wide)),
-        )
-        self.F, self.gradient, self.hessian = self._F[:, :, :size], self._g[:, :size], self._W[:, :, :size]
+        F, g, W = np.zeros((horizon, n, wide)), np.zeros((horizon, wide)), np.zeros((horizon, size, wide))
+        self.F, self.gradient, self.hessian = F[:, :, :size], g[:, :size], W[:, :, :size]
+        self.whole = F, g, W
         whole, states = vectors_of(size), vectors_of(n)
         self.native = product(whole), product(states), product(whole, 1), product(states, 1), substitution(states)
         self._n, self._nu, self.narrow = n, nu, narrow
@@ -112,7 +110,7 @@ class Recursion:
             gaps: d (H, n), or none.
             curvature: S (H, n + nu, n + nu) of (x_k, u_k), symmetric, or none.
         """
-        horizon, n, nu = len(self._F), self._n, self._nu
+        horizon, n, nu = len(self.F), self._n, self._nu
         feedforward, feedback = np.empty((horizon, nu)), np.zeros((horizon, nu, self.narrow))
         v, p, numbers = np.zeros(self.narrow), np.zeros((n, self.narrow)), np.zeros(3)
         d, own = (
@@ -121,7 +119,7 @@ class Recursion:
         )
         self._low[:], self._high[:] = low, high
         failed = sweep(
-            *self.native, self._F, self._g, self._W, gaps is not None, d, self._low, self._high, own, float(mu),
+            *self.native, *self.whole, gaps is not None, d, self._low, self._high, own, float(mu),
             feedforward, feedback, v, p, numbers,
         )  # fmt: skip
         slope, change, steepest = numbers.tolist()
@@ -308,17 +306,19 @@ def sweep(  # type: ignore[no-untyped-def]
     free = np.zeros(nu, np.int64)
     k, move, trial, qu = np.zeros(nu), np.zeros(nu), np.zeros(nu), np.zeros(nu)
     M, rhs = np.zeros((nu, short)), np.zeros((nu, short))
+    # Addresses of arrays are taken where they are used: an array lives no longer than its name is.
     one, nothing, table = np.ones(1), np.zeros(long), np.zeros(11, np.int64)
-    ones, zeros = address(one), address(nothing)
     far, near, each = 8 * long, 8 * short, 8 * nu  # bytes from row to row
+    # Views of single steps would be counted references, which cost more than a small product.
+    every_f, every_w, every_k = address(F), address(W), address(feedback)
+    lo, hi = np.zeros(nu), np.zeros(nu)
     crossed = _crossed(W, n, size)
     for step in range(horizon - 1, -1, -1):
-        f, w = F[step], W[step]
-        dynamics = address(f)
+        dynamics, curvatures, gain = every_f + step * n * far, every_w + step * size * far, every_k + step * nu * near
         for i in range(n):
             r[i] = v[i] + g[step, i]
             for j in range(n):
-                R[i, j] = P[i, j] + w[i, j]
+                R[i, j] = P[i, j] + W[step, i, j]
         if gapped:
             for i in range(n):
                 for j in range(n):
@@ -326,59 +326,51 @@ def sweep(  # type: ignore[no-untyped-def]
         for i in range(nu):
             before[n + i] = g[step, n + i]
             for j in range(nu):
-                second[i, n + j] = w[n + i, n + j]
+                second[i, n + j] = W[step, n + i, n + j]
         if crossed:
             for i in range(n):
                 for j in range(nu):
-                    first[i, n + j] = w[i, n + j]
+                    first[i, n + j] = W[step, i, n + j]
             if gapped:
                 for i in range(nu):
                     for j in range(n):
-                        before[n + i] += w[n + i, j] * d[step, j]
+                        before[n + i] += W[step, n + i, j] * d[step, j]
         # Y = R F + [0 W_xu], whose columns are those of Q_xx = A' Y and, by B' Y, of Q_u.
         multiply(
-            wide,
+            wide, table, n, n, address(Y), far, address(first), far, address(R),
+            near, 8, dynamics, far, address(one), 0,
+        )  # fmt: skip
+        multiply(
+            narrow,
             table,
             n,
             n,
-            address(Y),
-            far,
-            address(first),
-            far,
-            address(R),
+            address(Qx),
             near,
-            8,
+            address(nothing),
+            0,
             dynamics,
             far,
-            ones,
+            8,
+            address(Y),
+            far,
+            address(one),
             0,
         )
-        multiply(narrow, table, n, n, address(Qx), near, zeros, 0, dynamics, far, 8, address(Y), far, ones, 0)
         start = address(second)
         if crossed:
             start = address(crossing)
             multiply(
-                wide, table, nu, n, start, far, address(second), far, address(w) + 8 * n, far, 8,
-                dynamics, far, ones, 0,
+                wide, table, nu, n, start, far, address(second), far, curvatures + 8 * n, far, 8,
+                dynamics, far, address(one), 0,
             )  # fmt: skip
-        multiply(wide, table, nu, n, address(Q), far, start, far, dynamics + 8 * n, far, 8, address(Y), far, ones, 0)
         multiply(
-            wide_row,
-            table,
-            1,
-            n,
-            address(q),
-            far,
-            address(before),
-            far,
-            address(r),
-            8,
-            0,
-            dynamics,
-            far,
-            ones,
-            0,
+            wide, table, nu, n, address(Q), far, start, far, dynamics + 8 * n, far, 8, address(Y), far, address(one), 0
         )
+        multiply(
+            wide_row, table, 1, n, address(q), far, address(before), far, address(r),
+            8, 0, dynamics, far, address(one), 0,
+        )  # fmt: skip
         if S.size:
             for i in range(n):
                 for j in range(n):
@@ -387,11 +379,11 @@ def sweep(  # type: ignore[no-untyped-def]
                 for j in range(size):
                     Q[i, j] += S[step, n + i, j]
         for i in range(nu):
-            qu[i] = q[n + i]
+            qu[i], lo[i], hi[i] = q[n + i], low[step, i], high[step, i]
             for j in range(nu):
                 H[i, j] = 0.5 * (Q[i, n + j] + Q[j, n + i])
             H[i, i] += mu
-        count = _box(H, qu, low[step], high[step], k, free, lower, move, trial)
+        count = _box(H, qu, lo, hi, k, free, lower, move, trial)
         if count < 0:
             return step
         # Gains of the free entries: L L' K = -Q_ux, all columns at once.
@@ -404,13 +396,12 @@ def sweep(  # type: ignore[no-untyped-def]
                 rhs[i, j] = -Q[free[i], j]
         if count:
             substitute(solve, table, count, address(rhs), near, address(minus), each, address(inverse))
-        K = feedback[step]
         for i in range(nu):
             for j in range(n):
-                K[i, j] = 0.0
+                feedback[step, i, j] = 0.0
         for i in range(count):
             for j in range(n):
-                K[free[i], j] = rhs[i, j]
+                feedback[step, free[i], j] = rhs[i, j]
         for i in range(nu):
             feedforward[step, i] = k[i]
             numbers[0] += qu[i] * k[i]
@@ -422,26 +413,14 @@ def sweep(  # type: ignore[no-untyped-def]
             if not held:
                 numbers[2] = max(numbers[2], abs(qu[i]))
             for j in range(n):
-                M[i, j] = Q[i, j] - mu * K[i, j]
-        gain = address(K)
+                M[i, j] = Q[i, j] - mu * feedback[step, i, j]
         multiply(
-            narrow_row,
-            table,
-            1,
-            nu,
-            address(v),
-            0,
-            address(q),
-            0,
-            address(k),
-            8,
-            0,
-            address(M),
-            near,
-            ones,
-            0,
+            narrow_row, table, 1, nu, address(v), 0, address(q), 0, address(k),
+            8, 0, address(M), near, address(one), 0,
+        )  # fmt: skip
+        multiply(
+            narrow, table, n, nu, address(P), near, address(Qx), near, address(M), near, 8, gain, near, address(one), 0
         )
-        multiply(narrow, table, n, nu, address(P), near, address(Qx), near, address(M), near, 8, gain, near, ones, 0)
         for i in range(n):
             for j in range(i):
                 P[i, j] = P[j, i] = 0.5 * (P[i, j] + P[j, i])

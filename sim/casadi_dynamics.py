@@ -374,8 +374,8 @@ class CasadiDynamics:
         for name, (given, fit) in wanted.items():
             if given != fit:
                 raise ValueError(f"{name} has shape {given}, not {fit}")
-        policy = [np.require(a, float, "A") for a in (x, u, feedforward, feedback, limits)]
-        return self.follower(*policy, n).run(state, steps)
+        a, b, c, d, e = (np.require(given, float, "A") for given in (x, u, feedforward, feedback, limits))
+        return self.follower(a, b, c, d, e, n).run(state, steps)
 
     def follower(
         self,

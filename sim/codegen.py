@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .lanes import LIBRARY, Assembly, Value
-from .native import NAME, Entry, load, machine, read, recall, write
+from .native import KIND, NAME, Entry, load, machine, read, recall, write
 
 
 class Kernel:
@@ -161,7 +161,7 @@ def told(bound: Callable[[], None]) -> list[int] | None:
 
     None where it is no native code.
     """
-    if not isinstance(bound, functools.partial) or not isinstance(bound.func, ctypes._CFuncPtr):
+    if not isinstance(bound, functools.partial) or not isinstance(bound.func, KIND):
         return None
     points, steps, table = bound.args
     return [ctypes.cast(bound.func, ctypes.c_void_p).value or 0, points, steps, table.value]

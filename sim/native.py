@@ -23,6 +23,9 @@ OPTIMISATION = 1
 Entry = Callable[[int, int, ctypes.c_void_p], None]
 """Native code: of two counts, and the address of a table."""
 
+KIND = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
+"""What entries are in C."""
+
 
 class Machine:
     """The processor, as llvmlite sees it.
@@ -145,8 +148,7 @@ def _linked(here: Machine, binary: bytes) -> tuple[Entry, Any]:
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), here.target())
     engine.add_object_file(llvm.ObjectFileRef.from_data(binary))
     engine.finalize_object()
-    kind = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
-    return kind(engine.get_function_address(NAME)), engine
+    return KIND(engine.get_function_address(NAME)), engine
 
 
 # The cache on disk ---------------------------------------------------------------------------------------------------

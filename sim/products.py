@@ -6,6 +6,7 @@ are no vectors to a compiler. Here, rows of the result stay in registers, a vect
 
 import ctypes
 import functools
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -165,8 +166,8 @@ def _store(code: Assembly, address: str, block: range, values: list[Value]) -> N
         code.do(f"store {code.vector} {value.name}, ptr {_pointer(code, address, v)}, align 8")
 
 
-@intrinsic  # type: ignore[misc]
-def call(typing, function, rows, inner, table):  # type: ignore[no-untyped-def]
+@intrinsic
+def _call(typing, function, rows, inner, table):  # type: ignore[no-untyped-def]
     """Calls native code at an address with three integers, in numba.
 
     Numba's own types for functions take 15 us each to pass to compiled code.
@@ -181,9 +182,12 @@ def call(typing, function, rows, inner, table):  # type: ignore[no-untyped-def]
     return types.void(*[types.int64] * 4), write
 
 
+call: Any = _call
+
+
 @njit(inline="always")
 def address(array):  # type: ignore[no-untyped-def]
-    """Where a contiguous array's numbers begin."""
+    """Where a contiguous array's numbers begin; the array must be named again after their last use."""
     return np.int64(array.ctypes.data)
 
 
