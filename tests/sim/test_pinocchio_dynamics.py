@@ -19,7 +19,7 @@ Sensor, Obj = mujoco.mjtSensor, mujoco.mjtObj
 # Every kind of joint, off-axis, off-centre and with positions of rest that are not 0; several to a body.
 ALL_JOINTS = """
 <mujoco>
-  <option timestep="0.002" gravity="0.3 -1 -9"/>
+  <option timestep="0.002" gravity="0.3 -1 -9" tolerance="0" iterations="100"/>
   <default><geom contype="0" conaffinity="0"/></default>
   <worldbody>
     <body name="base" pos="0.1 0.2 1" quat="0.9 0.1 0.3 0.2">
@@ -39,8 +39,8 @@ ALL_JOINTS = """
         <joint name="slide" type="slide" axis="0 0.6 0.8" ref="0.1" damping="2" stiffness="20"/>
         <geom name="shin" type="capsule" size="0.04" fromto="0 0 0 0 0.1 -0.4"/>
         <body name="foot" pos="0 0.1 -0.4">
-          <joint name="yaw" axis="0 0 -1" damping="0.1"/>
-          <joint name="roll" axis="1 0 0" pos="0 0 0.02"/>
+          <joint name="yaw" axis="0 0 -1" range="-20 60" damping="0.1"/>
+          <joint name="roll" axis="1 0 0" pos="0 0 0.02" range="-10 5"/>
           <geom type="box" size="0.1 0.05 0.02" pos="0.04 0 0"/>
         </body>
       </body>
