@@ -58,8 +58,9 @@ class Objective:
         self._layout, self._nu = task.robot.layout, task.robot.nu
         self._cost = compiled_cost(task)
         self._steps = _Model(task, [(term, term.weight) for term in task.terms if term.weight])
-        last = [(term, term.terminal_weight) for term in task.terms if term.terminal_weight]
-        self._last = _Model(task, last) if last else None
+        both = [(term, term.weight + term.terminal_weight) for term in task.terms]
+        ends = any(term.terminal_weight for term in task.terms)
+        self._last = _Model(task, [(term, weight) for term, weight in both if weight]) if ends else None
         self._constraints = _Constraints(task) if task.constraints else None
         self.constrained = self._constraints.count if self._constraints else 0
         self._task = weakref.ref(task)
@@ -114,10 +115,10 @@ class Objective:
         reached, rows = y[1:], C[1:]
         (horizon, nu), n = u.shape, C.shape[2]
         gradient, hessian = np.zeros((horizon, n + nu)), np.zeros((horizon, n + nu, n + nu))
-        self._steps.add(reached, u, times, rows, gradient, hessian)
-        if self._last is not None:
-            end = slice(horizon - 1, horizon)
-            self._last.add(reached[end], u[end], times[end], rows[end], gradient[end], hessian[end])
+        before = slice(0, horizon if self._last is None else horizon - 1)
+        for model, at in ((self._steps, before), (self._last, slice(before.stop, horizon))):
+            if model is not None and at.stop > at.start:
+                model.add(reached[at], u[at], times[at], rows[at], gradient[at], hessian[at])
         if self._constraints is not None and multipliers is not None:
             self._constraints.add(reached, u, times, rows, multipliers, penalty, gradient, hessian)
         return Expansion(gradient, hessian)
