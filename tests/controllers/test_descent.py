@@ -119,13 +119,11 @@ def test_what_is_not_finite_stays_so():
 
 
 def test_native_iterations_keep_to_constraints():
-    """A tenth less of what the controls change of the velocity is within reach."""
     task, dynamics, problem = case("pendulum-swingup")
     planner = ILQR(horizon=HORIZON, knots=4, first_iterations=200, first_samples=0)
     free = planner.plan(problem, None, np.random.default_rng(0)).prediction[0]
-    idle = dynamics.rollout(problem.state, np.zeros((1, HORIZON, 1)), None).y[0, 0]
     at = task.robot.layout["pole_velocity"].start
-    most = max(0.9 * free[-1, at] + 0.1 * idle[-1, at], -0.9 * free[-1, at] - 0.1 * idle[-1, at])
+    most = 0.9 * abs(free[:, at]).max()
     limit = robots.Constraint("slow", lambda y, u, t: column(y.pole_velocity * y.pole_velocity - most * most))
     held = dataclasses.replace(task, constraints=(limit,))
     dynamics = CasadiDynamics(held)
@@ -133,4 +131,4 @@ def test_native_iterations_keep_to_constraints():
     plan = planner.plan(problem, None, np.random.default_rng(0))
     assert type(planner._locals[id(dynamics), id(held), HORIZON]) is not Local
     assert plan.stats["violation"] <= planner.feasibility
-    assert abs(plan.prediction[0, :, at]).max() < most + 1e-3 < abs(free[:, at]).max()
+    assert abs(plan.prediction[0, :, at]).max() < most + 1e-3
