@@ -77,6 +77,7 @@ def reaching(limits: np.ndarray | None) -> Case:
     spec = panda.reach().robot.spec()
     for joint in spec.joints:
         joint.damping = np.zeros((3, 1))
+    spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_LIMIT  # crocoddyl knows no limits of joints
     for actuator in spec.actuators:
         most = FREE if limits is None else float(limits[spec.actuators.index(actuator)])
         actuator.ctrllimited, actuator.ctrlrange = True, [-most, most]

@@ -203,6 +203,7 @@ def multiply(product, table, rows, inner, c, c_row, c0, c0_row, a, a_inner, a_ro
     table[4], table[5], table[6] = a, a_inner, a_row
     table[7], table[8], table[9], table[10] = b, b_row, s, s_row
     call(product, rows, inner, address(table))
+    table[0] = 0  # so that it lives until here
 
 
 @njit(inline="always")
@@ -214,3 +215,4 @@ def substitute(substitution, table, rows, x, x_row, minus, minus_row, inverse): 
     """
     table[0], table[1], table[2], table[3], table[4] = x, x_row, minus, minus_row, inverse
     call(substitution, rows, rows, address(table))
+    table[0] = 0
