@@ -62,7 +62,7 @@ class MCTS:
     """Monte Carlo tree search.
 
     Attributes:
-        horizon: control steps that a walk looks ahead, its rollout included; a whole number of segments.
+        horizon: control steps that a walk looks ahead, its rollout included.
         replan: control steps from one plan to the next; the used branch is kept where it is a whole number of segments.
         simulations: per plan.
         batch: walks under way at once, evaluated together.
@@ -161,10 +161,8 @@ class MCTS:
             require_share(self, name)
         require_share(self, "cell_decay")
         splines.check(self.steps, self.segment_knots, self.segment_spline)
-        if self.horizon % self.steps:
-            raise ValueError(
-                f"horizon is {self.horizon}; it must be a whole number of segments of {self.segment} steps"
-            )
+        if self.segment > self.horizon:
+            raise ValueError(f"segment is {self.segment}; it must be at most the horizon of {self.horizon} steps")
         if self.levels == 1:
             raise ValueError("levels is 1; it must be 0 (continuous controls) or at least 2")
         if self.levels and self.rule == "hoot":
@@ -211,7 +209,7 @@ class MCTS:
         plant(tree, rule, np.zeros(1), somewhere.y, rng)
         nothing = np.zeros(1, np.int64)
         other = self._room(rule, 1, 1, task, 1, 0)
-        keep(tree, other, rule, 0, 1, nothing, nothing - 1, float(self.discount), self.horizon, 0)
+        keep(tree, other, rule, 0, 1, nothing, nothing - 1, float(self.discount), self.horizon, self.steps, 0)
         deepest(tree, rule)
         principal(tree, rule, VISITS)
         searcher.compile(tree, rule, self._job(task, 0.0, np.zeros((self.horizon, task.robot.nu)), False))
@@ -226,7 +224,8 @@ class MCTS:
         searcher = self._searcher(problem.dynamics, task)
         before = self._before(problem, warm)
         at = np.rint(splines.knot_steps(self.steps, self.segment_knots, self.segment_spline)).astype(int)
-        reference = np.ascontiguousarray(before.reshape(self.depth, self.steps, -1)[:, at].reshape(self.depth, -1))
+        edges = before[: self.depth * self.steps].reshape(self.depth, self.steps, -1)
+        reference = np.ascontiguousarray(edges[:, at].reshape(self.depth, -1))
         rule = self._rule(searcher.branching, task, problem.limits, reference)
         row = searcher.branching.root(problem.state)
         tree, kept = self._begin(problem, warm, rule, row, rng)
@@ -234,13 +233,13 @@ class MCTS:
         job = self._job(task, problem.state.time, default, rule.stochastic)
         searcher.grow(tree, rule, job, problem.state, self.simulations, self.batch, rng)
         problem.evaluations += self.simulations * job.rollouts
-        edges = principal(tree, rule, EXECUTE[self.execute]).tolist()
+        used = principal(tree, rule, EXECUTE[self.execute]).tolist()
         controls = default.copy()
-        for k, edge in enumerate(edges):
+        for k, edge in enumerate(used):
             knots = tree.actions[edge].reshape(self.segment_knots, -1)
             controls[k * self.steps : (k + 1) * self.steps] = job.basis @ knots
         if job.policy == HOLD:
-            controls[len(edges) * self.steps :] = controls[len(edges) * self.steps - 1]
+            controls[len(used) * self.steps :] = controls[len(used) * self.steps - 1]
         cost = float(problem.cost(controls[None])[0])
         root = tree.edges[: tree.nodes[0]["width"]]
         tried = root[root["count"] > 0]
@@ -258,7 +257,7 @@ class MCTS:
                 "kept": kept,
                 "best": float((tried["sum"] / tried["count"]).max()),
             },
-            memory=_Memory(self, tree, rule, edges),
+            memory=_Memory(self, tree, rule, used),
             explored=explored(tree, rule.width),
         )
 
@@ -374,7 +373,7 @@ class MCTS:
         tree = self._room(rule, most + more, len(row), problem.task, self.batch, cuts + int(old.used[1]))
         queue, place = np.empty(most, np.int64), np.full(len(old.nodes), -1)
         steps = warm.step_at(problem.state.time) if warm is not None else 0
-        keep(old, tree, rule, root, most, queue, place, float(self.discount), self.horizon, steps)
+        keep(old, tree, rule, root, most, queue, place, float(self.discount), self.horizon, self.steps, steps)
         tree.rows[0], tree.y[0] = row, problem.state.y
         return tree, int(tree.used[0])
 

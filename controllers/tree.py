@@ -265,11 +265,11 @@ def finish(tree, rule, walks):  # type: ignore[no-untyped-def]
 
 
 @native
-def keep(old, new, rule, root, most, queue, place, discount, horizon, steps):  # type: ignore[no-untyped-def]
+def keep(old, new, rule, root, most, queue, place, discount, horizon, segment, steps):  # type: ignore[no-untyped-def]
     """Copies the branch of `old` below the node `root` to `new`, the nearest `most` nodes first.
 
     Edges that led to nodes left out keep what is known about them, and lead nowhere until they are tried again. The
-    horizon has moved on with the root: all returns are extended by as many steps, as if each leaf's last reward went on.
+    horizon has moved on with the root: all returns are extended by as many steps, as if a leaf's last reward went on.
 
     Args:
         old: the tree before.
@@ -281,6 +281,7 @@ def keep(old, new, rule, root, most, queue, place, discount, horizon, steps):  #
         place: (nodes of `old`,), all -1.
         discount: of a control step.
         horizon: [control steps] of the new tree.
+        segment: [control steps] of an edge.
         steps: by which the root moves on [control steps].
     """
     new.used[0], new.used[1] = 0, 0
@@ -339,7 +340,7 @@ def keep(old, new, rule, root, most, queue, place, discount, horizon, steps):  #
         if rule.kind == HOO:
             _keep_cells(old, new, rule, source, node)
     new.nodes[0].parent = NONE
-    _extend(new, rule, discount, horizon, steps)
+    _extend(new, rule, discount, horizon, segment, steps)
     if new.table.size > 0:
         for node in range(count):
             slot = _slot(new, new.rows[node])
@@ -348,9 +349,9 @@ def keep(old, new, rule, root, most, queue, place, discount, horizon, steps):  #
 
 
 @native
-def _extend(tree, rule, discount, horizon, steps):  # type: ignore[no-untyped-def]
+def _extend(tree, rule, discount, horizon, segment, steps):  # type: ignore[no-untyped-def]
     """Adds to every return what the steps by which the horizon moved on are taken to bring."""
-    count, segment = tree.used[0], horizon // rule.depth
+    count = tree.used[0]
     depth, more = np.zeros(count, np.int64), np.zeros(count)
     for node in range(1, count):
         depth[node] = depth[tree.nodes[node].parent // rule.width] + 1

@@ -479,7 +479,7 @@ class Batched:
         room = batch * job.rollouts
         u, times = np.zeros((room, job.horizon, job.controls.shape[1])), np.zeros((room, job.horizon))
         parents, progress = np.zeros(room, np.int64), np.zeros(2, np.int64)
-        told = tree.rows[:0], tree.y[:0], times[:0], times[:0], parents[:0], times[0, :0]
+        told: tuple[Any, ...] = tree.rows[:0], tree.y[:0], times[:0], times[:0], parents[:0], times[0, :0]
         while True:
             points, steps = turn(
                 tree, rule, job, progress, simulations, batch, u, times, parents, *told, rng

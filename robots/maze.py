@@ -26,6 +26,9 @@ MAP = """
 MOVES = ((1, 0), (0, 1), (-1, 0), (0, -1))
 """Of the controls 0 to 3: east, north, west, south [m]."""
 
+WAY = 3.0
+"""Moves to the goal that cost as much as not being there."""
+
 SLIP = 0.1
 """On ice, the probability of a move to each side of the one wanted."""
 
@@ -41,12 +44,28 @@ def cells() -> dict[tuple[int, int], str]:
     }
 
 
+def ways() -> dict[tuple[int, int], int]:
+    """Fewest moves from each cell to the goal, round walls and holes; of holes and cells shut off, as many as cells."""
+    places = cells()
+    border = [place for place, letter in places.items() if letter == "G"]
+    found = dict.fromkeys(border, 0)
+    while border:
+        x, y = border.pop(0)
+        for dx, dy in MOVES:
+            place = x + dx, y + dy
+            if place in places and places[place] != "O" and place not in found:
+                found[place] = found[x, y] + 1
+                border.append(place)
+    return {place: found.get(place, len(places)) for place in places}
+
+
 def finite(slip: float) -> Finite:
     """The maze; a move into a wall leads nowhere. Holes and the goal end it."""
     places = cells()
     index = {place: s for s, place in enumerate(places)}
     letters = list(places.values())
-    states = np.array([[x, y, letter == "G", letter == "O"] for (x, y), letter in places.items()], float)
+    left = ways()
+    states = np.array([[*place, letter == "G", letter == "O", left[place]] for place, letter in places.items()], float)
     turns = (0,) if slip == 0.0 else (0, 1, 3)
     shape = (len(places), len(MOVES), len(turns))
     after, probability = np.zeros(shape, int), np.zeros(shape)
@@ -97,6 +116,7 @@ def _robot(name: str, slip: float) -> Robot:
             Reading("cell", 2),  # x, y [m]
             Reading("goal", 1),  # 1 at the goal
             Reading("hole", 1),  # 1 in a hole
+            Reading("way", 1),  # moves to the goal, at least
             Reading("reward", 1),
             Reading("terminated", 1),
         ),
@@ -112,6 +132,10 @@ def _reward(y: View, u: Array) -> Array:
 
 def _missing(y: View, u: Array, t: Array) -> Array:
     return column(1.0 - y.goal)
+
+
+def _away(y: View, u: Array, t: Array) -> Array:
+    return column(y.way / WAY)
 
 
 def _fallen(y: View, u: Array, t: Array) -> Array:
@@ -140,7 +164,7 @@ def _task(name: str, slip: float) -> Task:
         name=f"maze-{name}",
         robot=_robot(f"maze-{name}", slip),
         score=_reward,
-        terms=(Term("goal", _missing), Term("hole", _fallen)),
+        terms=(Term("goal", _missing), Term("way", _away), Term("hole", _fallen, weight=5.0)),
         start=_start,
         duration=30.0,
         trace=_place,
@@ -149,4 +173,9 @@ def _task(name: str, slip: float) -> Task:
     )
 
 
-TASKS = {"holes": functools.partial(_task, "holes", 0.0), "ice": functools.partial(_task, "ice", SLIP)}
+def ice() -> Task:
+    """The same maze on ice: a move goes to either side of the one wanted with the probability `SLIP`."""
+    return _task("ice", SLIP)
+
+
+TASKS = {"holes": functools.partial(_task, "holes", 0.0)}

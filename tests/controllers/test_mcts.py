@@ -255,6 +255,7 @@ SHAPES = [
     {"policy": "hold", "optimism": 1.0, "execute": "best"},
     {"leaf": "both", "siblings": True, "bonus": "logarithmic"},
     {"leaf": "value", "discount": 0.95},
+    {"horizon": 26},
 ]
 
 
@@ -267,7 +268,7 @@ def pendulum(kind="casadi"):
 @pytest.mark.parametrize("batch", [1, 8])
 def test_visits_and_returns_add_up(settings, batch):
     task, dynamics, state = pendulum()
-    planner = MCTS(horizon=24, replan=4, segment=4, simulations=200, batch=batch, **settings)
+    planner = MCTS(**{"horizon": 24, **settings}, replan=4, segment=4, simulations=200, batch=batch)
     plan = search(planner, dynamics, task, state)
     check_books(plan, 200)
     assert np.all(plan.controls >= -1.0)
@@ -276,6 +277,7 @@ def test_visits_and_returns_add_up(settings, batch):
     # The branch that is used, and its books.
     later = dynamics.advance(state, plan.controls[:4])
     begun = search(planner, dynamics, task, later, 1, plan)
+    assert len(begun.controls) == planner.horizon
     assert begun.stats["kept"] > 0
     check_books(begun, None)
 
@@ -328,7 +330,7 @@ def same_trees(one, other, exact=True):
 @pytest.mark.parametrize("settings", SHAPES, ids=str)
 def test_same_seed_same_tree(settings):
     task, dynamics, state = pendulum()
-    planner = MCTS(horizon=24, replan=4, segment=4, simulations=100, **settings)
+    planner = MCTS(**{"horizon": 24, **settings}, replan=4, segment=4, simulations=100)
     one = search(planner, dynamics, task, state)
     same_trees(one, search(planner, dynamics, task, state))
     np.testing.assert_array_equal(one.controls, search(planner, dynamics, task, state).controls)
@@ -338,7 +340,7 @@ def test_same_seed_same_tree(settings):
 @pytest.mark.parametrize("batch", [1, 8])
 def test_compiled_searches_are_those_by_batches(settings, batch):
     task, dynamics, state = pendulum()
-    planner = MCTS(horizon=24, replan=4, segment=4, simulations=100, batch=batch, **settings)
+    planner = MCTS(**{"horizon": 24, **settings}, replan=4, segment=4, simulations=100, batch=batch)
     searcher = planner._searcher(dynamics, task)
     assert isinstance(searcher._search, Compiled)
     compiled = search(planner, dynamics, task, state)
@@ -512,7 +514,7 @@ def test_grids_begin_at_rest_and_spread():
     ("settings", "said"),
     [
         ({"rule": "ucb"}, "unknown rule 'ucb'; known: uct, puct, hoot"),
-        ({"segment": 7}, "whole number of segments"),
+        ({"segment": 61}, "at most the horizon of 60"),
         ({"levels": 1}, "levels is 1"),
         ({"levels": 5, "rule": "hoot"}, "levels must be 0"),
         ({"simulations": 0}, "simulations is 0"),
