@@ -176,12 +176,12 @@ def swinging() -> Case:
         "held": False,
         "limits": None,
         "solver": "SolverDDP",
-        "weights": {"state": 1.0, "control": 0.1},
+        "weights": {"state": 0.01, "control": 0.1},
         "last": {"state": 100.0},
     }
-    first = 0.5 * DT * float(begin @ begin)
+    first = 0.01 * 0.5 * DT * float(begin @ begin)
     robot = robots.Robot("double_pendulum", lambda: spec.copy(), readings, DT)
-    return _case("double pendulum", robot, residuals, request, begin, np.zeros(2), first, 4, 5.0)
+    return _case("double pendulum", robot, residuals, request, begin, np.zeros(2), first, 10, 5.0)
 
 
 def _without_meshes(urdf: str) -> str:

@@ -40,7 +40,7 @@ PENALTY, PENALTY_GROWTH, MOST_PENALTY = 10.0, 10.0, 1e8
 PROGRESS = 0.25
 """Share of the violation before that counts as progress."""
 
-PATIENCE = 6
+PATIENCE = 20
 """Iterations after which multipliers are updated even if the cost still falls."""
 
 
