@@ -79,8 +79,18 @@ CELL = np.dtype(
 )
 """A cell of the box of controls at a node."""
 
-WALK = np.dtype([("length", np.int64), ("status", np.int64), ("value", np.float64)], align=True)
-"""A simulation under way: edges behind it, whether it waits, and the return beyond its last node."""
+WALK = np.dtype(
+    [
+        ("length", np.int64),  # edges behind it
+        ("status", np.int64),
+        ("value", np.float64),  # the return beyond its last node
+        ("reward", np.float64),  # of the transition that it asked for; as for a node, so are `tail` and `ended`
+        ("tail", np.float64),
+        ("ended", np.int64),
+    ],
+    align=True,
+)
+"""A simulation under way."""
 
 
 class Tree(NamedTuple):
@@ -196,7 +206,7 @@ def _top(rule, visits):  # type: ignore[no-untyped-def]
 
 
 @native
-def new_edge(tree, rule, node, depth, rng):  # type: ignore[no-untyped-def]
+def new_edge(tree, rule, node):  # type: ignore[no-untyped-def]
     """Appends an edge to a node; its action is to be set."""
     at = tree.nodes[node]
     edge = node * rule.width + at.width
@@ -228,11 +238,11 @@ def set_prior(tree, rule, edge, depth):  # type: ignore[no-untyped-def]
 
 
 @native
-def open_node(tree, rule, node, depth, rng):  # type: ignore[no-untyped-def]
+def open_node(tree, rule, node, depth):  # type: ignore[no-untyped-def]
     """Gives a new node the edges that it has from the beginning: one for each choice; or its first cell."""
     count = len(rule.choices)
     for k in range(count):
-        edge = new_edge(tree, rule, node, depth, rng)
+        edge = new_edge(tree, rule, node)
         for i in range(rule.low.size):
             tree.actions[edge, i] = rule.choices[k, i]
         set_prior(tree, rule, edge, depth)
@@ -345,7 +355,7 @@ def _proposed(tree, rule, node, depth, rng):  # type: ignore[no-untyped-def]
                 q = _quality(tree, rule, other)
                 if q > greatest:
                     best, greatest = other, q
-    edge = new_edge(tree, rule, node, depth, rng)
+    edge = new_edge(tree, rule, node)
     d = min(depth, rule.depth - 1)
     scale = rule.local_width * 4.0 ** (-rng.random()) if best >= 0 else 0.0  # bold and careful ones
     for i in range(rule.low.size):
@@ -392,7 +402,7 @@ def _optimistic(tree, rule, node, depth, rng):  # type: ignore[no-untyped-def]
                 cell = other
     edge = cells[cell].edge
     if edge < 0:
-        edge = new_edge(tree, rule, node, depth, rng)
+        edge = new_edge(tree, rule, node)
         for i in range(rule.low.size):
             tree.actions[edge, i] = 0.5 * (tree.boxes[cell, 0, i] + tree.boxes[cell, 1, i])
         tree.edges[edge].cell = cell

@@ -206,7 +206,7 @@ class MCTS:
         reference = np.zeros((self.depth, self.segment_knots * task.robot.nu))
         rule = self._rule(searcher.branching, task, limits, reference)
         tree = self._room(rule, 1, 1, task, 1, 0)
-        plant(tree, rule, np.zeros(1), somewhere.y, rng)
+        plant(tree, rule, np.zeros(1), somewhere.y)
         nothing = np.zeros(1, np.int64)
         other = self._room(rule, 1, 1, task, 1, 0)
         keep(tree, other, rule, 0, 1, nothing, nothing - 1, float(self.discount), self.horizon, self.steps, 0)
@@ -226,9 +226,9 @@ class MCTS:
         at = np.rint(splines.knot_steps(self.steps, self.segment_knots, self.segment_spline)).astype(int)
         edges = before[: self.depth * self.steps].reshape(self.depth, self.steps, -1)
         reference = np.ascontiguousarray(edges[:, at].reshape(self.depth, -1))
-        rule = self._rule(searcher.branching, task, problem.limits, reference)
         row = searcher.branching.root(problem.state)
-        tree, kept = self._begin(problem, warm, rule, row, rng)
+        rule = self._rule(searcher.branching, task, problem.limits, reference)
+        tree, kept = self._begin(problem, warm, rule, row)
         default = before if self.policy == "plan" else self._rest(problem.limits)
         job = self._job(task, problem.state.time, default, rule.stochastic)
         searcher.grow(tree, rule, job, problem.state, self.simulations, self.batch, rng)
@@ -358,16 +358,14 @@ class MCTS:
         size = (nodes, rule.width, rows, task.robot.layout.size, len(rule.low), batch, rule.depth)
         return make(*size, cells + nodes if rule.kind == HOO else 0, self.transpositions)
 
-    def _begin(
-        self, problem: Problem, warm: Plan | None, rule: Rule, row: np.ndarray, rng: np.random.Generator
-    ) -> tuple[Tree, int]:
+    def _begin(self, problem: Problem, warm: Plan | None, rule: Rule, row: np.ndarray) -> tuple[Tree, int]:
         """The tree to grow, and how many nodes of it there are already."""
         more = self.simulations + 1
         cuts = 3 * self.simulations * self.depth
         old, root = self._used(problem, warm)
         if old is None:
             tree = self._room(rule, more, len(row), problem.task, self.batch, cuts)
-            plant(tree, rule, row, problem.state.y, rng)
+            plant(tree, rule, row, problem.state.y)
             return tree, 0
         most = min(int(old.used[0]), max(int(self.memory * self.simulations), 1))
         tree = self._room(rule, most + more, len(row), problem.task, self.batch, cuts + int(old.used[1]))

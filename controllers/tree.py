@@ -54,19 +54,19 @@ def make(nodes: int, width: int, rows: int, ny: int, na: int, walks: int, depth:
 
 
 @native
-def plant(tree, rule, row, y, rng):  # type: ignore[no-untyped-def]
+def plant(tree, rule, row, y):  # type: ignore[no-untyped-def]
     """Empties the tree, but for a root."""
     tree.used[0], tree.used[1] = 0, 0
     tree.span[0], tree.span[1] = np.inf, -np.inf
     for slot in range(tree.table.size):
         tree.table[slot] = NONE
-    _new_node(tree, rule, row, y, 0, rng)
+    _new_node(tree, rule, row, y, tree.used[0])
     if tree.table.size > 0:
         tree.table[_slot(tree, row)] = 0
 
 
 @native
-def _new_node(tree, rule, row, y, depth, rng):  # type: ignore[no-untyped-def]
+def _new_node(tree, rule, row, y, depth):  # type: ignore[no-untyped-def]
     node = tree.used[0]
     tree.used[0] += 1
     at = tree.nodes[node]
@@ -86,7 +86,7 @@ def _new_node(tree, rule, row, y, depth, rng):  # type: ignore[no-untyped-def]
         tree.rows[node, i] = row[i]
     for i in range(y.size):
         tree.y[node, i] = y[i]
-    open_node(tree, rule, node, depth, rng)
+    open_node(tree, rule, node, depth)
     return node
 
 
@@ -157,8 +157,8 @@ def _outcome(tree, rule, edge, rng):  # type: ignore[no-untyped-def]
 
 
 @native
-def attach(tree, rule, b, row, y, reward, ended, leaf, tail, rng):  # type: ignore[no-untyped-def]
-    """Tells a walk that asked its transition, and what the state there is worth.
+def attach(tree, rule, b, row, y):  # type: ignore[no-untyped-def]
+    """Ends the waiting of a walk that has been told its transition, and what the state there is worth (`value`).
 
     Where the transition leads to a node that the edge knows, the walk can go on from it, unless another walk has just
     found the same one in its place.
@@ -174,7 +174,7 @@ def attach(tree, rule, b, row, y, reward, ended, leaf, tail, rng):  # type: igno
         e.draws += 1
         other = e.child
         while other >= 0:
-            if _same(tree.rows[other], row) and tree.nodes[other].reward == reward:
+            if _same(tree.rows[other], row) and tree.nodes[other].reward == walk.reward:
                 node = other
                 tree.nodes[other].drawn += 1
                 walk.status = GOING
@@ -184,20 +184,20 @@ def attach(tree, rule, b, row, y, reward, ended, leaf, tail, rng):  # type: igno
         slot = _slot(tree, row)
         node = tree.table[slot]
         if node >= 0:
-            if tree.nodes[node].reward == reward and not rule.stochastic:
+            if tree.nodes[node].reward == walk.reward and not rule.stochastic:
                 e.child = node
                 walk.status = GOING
             else:
                 node = NONE
     if node < 0:
-        node = _new_node(tree, rule, row, y, walk.length + 1, rng)
+        node = _new_node(tree, rule, row, y, walk.length + 1)
         at = tree.nodes[node]
         at.parent = edge
         at.sibling = e.child
-        at.reward = reward
-        at.ended = ended
-        at.leaf = leaf
-        at.tail = tail
+        at.reward = walk.reward
+        at.ended = walk.ended
+        at.leaf = walk.value
+        at.tail = walk.tail
         e.child = node
         walk.status = DONE
         if tree.table.size > 0:
@@ -206,7 +206,6 @@ def attach(tree, rule, b, row, y, reward, ended, leaf, tail, rng):  # type: igno
                 tree.table[slot] = node
     walk.length += 1
     tree.trail[b, walk.length] = node
-    walk.value = leaf
 
 
 @native

@@ -120,7 +120,7 @@ def fill(tree, rule, job, walks, u, times, parents, rng):  # type: ignore[no-unt
 
 
 @native
-def tell(tree, rule, job, walks, rows, y, r, ends, bad, values, rng):  # type: ignore[no-untyped-def]
+def tell(tree, rule, job, walks, rows, y, r, ends, bad, values):  # type: ignore[no-untyped-def]
     """Attaches the transitions that `fill` asked for, in its order.
 
     Args:
@@ -134,7 +134,6 @@ def tell(tree, rule, job, walks, rows, y, r, ends, bad, values, rng):  # type: i
         ends: whether the state after each step is an ended one (points, steps).
         bad: the first step that is invalid, or the number of steps (points,).
         values: of the value function at the edges' ends (points,), where there is one.
-        rng: for new nodes.
     """
     point, m = 0, job.segment
     for b in range(walks):
@@ -143,47 +142,47 @@ def tell(tree, rule, job, walks, rows, y, r, ends, bad, values, rng):  # type: i
             continue
         steps = m if job.share == 1.0 else job.horizon - walk.length * m
         left = job.horizon - (walk.length + 1) * m
-        first, leaf, tail = point, 0.0, 0.0
-        reward, ended = 0.0, 0
+        first = point
+        walk.value, walk.tail = 0.0, 0.0
         for _ in range(job.rollouts):
-            gain, weight, last, over = 0.0, 1.0, 0.0, 0
-            broken = bad[point] < steps
-            for j in range(steps):
-                if j >= bad[point]:
-                    break
+            gain, weight, last, over = 0.0, 1.0, 0.0, False
+            broken, lost = bad[point] < steps, bad[point] < m
+            for j in range(min(steps, bad[point])):
                 if j == m:
                     gain, weight = 0.0, 1.0
-                if over == 0:
+                if not over:
                     last = r[point, j]
-                    over = int(ends[point, j])
+                    over = ends[point, j] != 0.0
                 elif not job.absorbing:
                     last = 0.0
                 gain += weight * last
                 weight *= job.discount
                 if j == m - 1:
-                    reward, ended = gain, over
-            if broken and bad[point] < m:
+                    walk.reward = gain
+                    walk.ended = int(over)
+            if lost:
                 # As bad as anything so far, and not to be tried again.
-                reward, ended, gain = _worst(tree), BROKEN, 0.0
+                walk.reward = _worst(tree)
+                walk.ended = BROKEN
+            if lost or steps == m:
+                gain = 0.0
             elif broken:
                 gain = _worst(tree)
-            elif steps == m:
-                gain = 0.0
-            if job.share > 0.0 and not (broken and bad[point] < m):
-                if over != 0 and ended != 0 and not job.absorbing:
+            if job.share > 0.0 and not lost:
+                if walk.ended != 0 and not job.absorbing:
                     value = 0.0
-                elif job.given and ended == 0:
+                elif job.given and walk.ended == 0:
                     value = values[point]
                 else:
                     # As if the last reward went on.
                     whole = left if job.discount == 1.0 else (1.0 - job.discount**left) / (1.0 - job.discount)
                     value = r[point, m - 1] * whole
                 gain = (1.0 - job.share) * gain + job.share * value
-            leaf += gain
+            walk.value += gain / job.rollouts
             if not broken:
-                tail += last * (1.0 - job.share if job.given else 1.0)
+                walk.tail += last * (1.0 - job.share if job.given else 1.0) / job.rollouts
             point += 1
-        attach(tree, rule, b, rows[first], y[first], reward, ended, leaf / job.rollouts, tail / job.rollouts, rng)
+        attach(tree, rule, b, rows[first], y[first])
 
 
 @native
@@ -227,7 +226,7 @@ def turn(  # type: ignore[no-untyped-def]
     """
     asking = 0
     if progress[1] > 0:
-        tell(tree, rule, job, progress[1], rows, y, r, ends, bad, values, rng)
+        tell(tree, rule, job, progress[1], rows, y, r, ends, bad, values)
         asking = resume(tree, rule, progress[1], rng)
     while asking == 0:
         if progress[1] > 0:

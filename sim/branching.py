@@ -123,14 +123,17 @@ class ClosedFormBranching:
 
 
 class SteppedBranching:
-    """Any dynamics, each row advanced by itself: slow. A row is the time, the readings and the bytes of `x`."""
+    """Any dynamics, each row advanced by itself: slow. A row is the time, the readings and the bytes of `x`.
 
-    stochastic = False
-    choices: np.ndarray | None = None
+    Where states have no `x`, as those of learned models, readings are continued from, and of several members one is
+    drawn for each row.
+    """
 
     def __init__(self, dynamics: Dynamics, task: Task) -> None:
+        self.stochastic = bool(getattr(dynamics, "stochastic", False))
+        self.choices: np.ndarray | None = None
         self.dynamics = dynamics
-        self._ny = task.robot.layout.size
+        self._ny, self._nu = task.robot.layout.size, task.robot.nu
         self._kind = np.dtype(float)
         self._size = 0
         self._room = 0
@@ -139,6 +142,11 @@ class SteppedBranching:
 
     def root(self, state: State) -> np.ndarray:
         """See `Branching.root`."""
+        if state.x is None:
+            still = np.zeros((1, 1, self._nu))
+            members = len(self.dynamics.rollout(state, still, np.random.default_rng(0)).valid)
+            self.stochastic = self.stochastic or members > 1
+            return np.concatenate(((state.time, 0.0), state.y))
         x = full_state(state)
         self._kind, self._size = x.dtype, len(x)
         room = -(-x.nbytes // 8)
@@ -164,6 +172,8 @@ class SteppedBranching:
     def branch(self, rows: np.ndarray, controls: np.ndarray, at: int, rng: np.random.Generator) -> Branches:
         """See `Branching.branch`."""
         n, steps = controls.shape[:2]
+        if rows.shape[1] == 2 + self._ny:
+            return self._draw(rows, controls, at, rng)
         ends, y, valid = rows.copy(), np.zeros((n, steps, self._ny)), np.ones((n, steps), bool)
         for i in range(n):
             state = self._state(rows[i])
@@ -180,4 +190,18 @@ class SteppedBranching:
             except SimulationError:
                 valid[i] = False
         y[~np.isfinite(y).all(-1)] = 0.0
+        return Branches(ends, y, valid)
+
+    def _draw(self, rows: np.ndarray, controls: np.ndarray, at: int, rng: np.random.Generator) -> Branches:
+        """Continues from readings alone."""
+        n, steps = controls.shape[:2]
+        ends, y, valid = rows.copy(), np.zeros((n, steps, self._ny)), np.zeros((n, steps), bool)
+        for i in range(n):
+            state = State(float(rows[i, 0]), rows[i, 2:].copy())
+            found = self.dynamics.rollout(state, controls[i : i + 1], rng)
+            member = int(rng.integers(len(found.valid))) if len(found.valid) > 1 else 0
+            y[i], valid[i] = found.y[member, 0, 1:], found.valid[member, 0]
+        y[~np.isfinite(y).all(-1)] = 0.0
+        ends[:, 0] += at * self.dynamics.dt
+        ends[:, 2:] = y[:, at - 1]
         return Branches(ends, y, valid)

@@ -385,7 +385,7 @@ def test_the_used_branch_is_kept_as_it_was():
     used = int(old.edges[plan.memory.edges[0]]["child"])
     problem = Problem(dynamics, task, dynamics.advance(state, plan.controls[:4]), 24, np.random.default_rng(0))
     rule, row = plan.memory.rule, branching(dynamics, task).root(problem.state)
-    tree, kept = planner._begin(problem, plan, rule, row, np.random.default_rng(0))
+    tree, kept = planner._begin(problem, plan, rule, row)
     assert 0 < kept < len(nodes)
     np.testing.assert_array_equal(tree.edges[: rule.width]["count"], edges[used]["count"])
     assert tree.nodes[0]["visits"] == nodes[used]["visits"] == 1 + edges[used]["count"].sum()
@@ -411,6 +411,44 @@ def test_kept_returns_reach_as_far_as_the_horizon():
             plan = search(planner, dynamics, task, state, warm=plan)
             assert plan.stats["kept"] > 0
             np.testing.assert_allclose(q_root(plan), whole)
+
+
+class Members:
+    """An ensemble that knows readings only: of each member, a push by `gain` u."""
+
+    dt = 1.0
+
+    def __init__(self, gains):
+        self.gains = np.asarray(gains)
+
+    def rollout(self, state, controls, rng):
+        moved = self.gains[:, None, None] * np.cumsum(controls[None, :, :, 0], axis=-1)
+        y = np.empty((len(self.gains), len(controls), controls.shape[1] + 1, 1))
+        y[:, :, 0] = state.y
+        y[:, :, 1:, 0] = state.y[0] + moved
+        return sim.Rollout(y, np.ones(y.shape[:2], bool))
+
+
+def test_a_node_draws_a_member_of_an_ensemble():
+    gains = [0.2, 0.5, 1.1]
+    robot = Robot("dot", None, (Reading("place", 1),), 1.0, limits=np.array([[-1.0], [1.0]]))
+    task = Task("dot-far", robot, lambda y, u: y.place**2, (Term("place", lambda y, u, t: -(y.place[..., None] ** 2)),),
+                lambda seed: Start(np.zeros(1), np.zeros(0)), 5.0)  # fmt: skip
+    planner = MCTS(horizon=1, simulations=3000, batch=8, levels=3, outcomes=1000.0)
+    plan = search(planner, Members(gains), task, State(0.0, np.array([0.0])))
+    tree, nodes, edges = of(plan)
+    for edge, action in zip(edges[0], tree.actions):
+        expected = np.mean(np.square(gains)) * action[0] ** 2
+        spread = np.std(np.square(gains)) / np.sqrt(edge["count"])
+        assert abs(edge["sum"] / edge["count"] - expected) <= 5.0 * spread
+        outcomes, child = set(), int(edge["child"])
+        while child != NONE:
+            outcomes.add(round(float(tree.y[child, 0]), 9))
+            child = int(nodes[child]["sibling"])
+        assert outcomes == {round(g * action[0], 9) + 0.0 for g in gains}
+    alone = search(planner, Members([0.5]), task, State(0.0, np.array([0.0])))
+    assert not alone.memory.rule.stochastic
+    np.testing.assert_allclose(sorted(q_root(alone)), [0.0, 0.25, 0.25])
 
 
 def test_equal_states_are_one_node():
