@@ -73,7 +73,7 @@ def log6(turn, place):
 
 
 def reaching(limits: np.ndarray | None) -> Case:
-    """The arm, see crocoddyl's own examples: pose, state and torque, weighted 1, 0.1, 0.001; at the end 1000 and 0.1."""
+    """The arm: pose, state and torque weighted 1, 0.1 and 0.001, at the end pose and state 1000 and 0.1."""
     spec = panda.reach().robot.spec()
     for joint in spec.joints:
         joint.damping = np.zeros((3, 1))
@@ -146,7 +146,7 @@ def _case(name, robot, residuals, request, q, hold, constant, iterations, asked)
 
 
 def swinging() -> Case:
-    """The double pendulum of crocoddyl's examples, both joints driven: state and torque; 100 times the state at the end."""
+    """A double pendulum, both joints driven: state and torque weighted 0.01 and 0.1, at the end the state 100."""
     from importlib.metadata import distribution
 
     folder = "cmeel.prefix/share/example-robot-data/robots/double_pendulum_description/urdf"
@@ -236,7 +236,9 @@ def main() -> None:
     costs = Table(title="Cost after each iteration")
     for heading in ("problem", "iteration", "trimtab", "crocoddyl", "difference"):
         costs.add_column(heading, justify="left" if heading == "problem" else "right")
-    speeds = Table(title="Microseconds of processor time per iteration (medians), and the ratio of iterations per second")
+    speeds = Table(
+        title="Microseconds of processor time per iteration (medians), and the ratio of iterations per second"
+    )
     for heading in ("problem", "iterations", "trimtab", "crocoddyl", "ratio", "asked"):
         speeds.add_column(heading, justify="left" if heading == "problem" else "right")
     for case in (reaching(None), reaching(limits), swinging()):

@@ -3,18 +3,17 @@
 judo runs as it ships in an environment of its own (its MuJoCo is older), in a process that answers requests; both are
 measured in turn in one run. Set-up and run:
 
-    python -m venv .venv-judo && .venv-judo/bin/pip install judo-rai==0.1.0 mujoco==3.6.0
+    python benchmarks/peer.py judo
     python benchmarks/judo.py --peer .venv-judo/bin/python
 """
 
 import argparse
-import json
-import subprocess
 import time
 from pathlib import Path
 
 import mujoco
 import numpy as np
+from peer import Peer
 from rich.console import Console
 from rich.table import Table
 from trimtab import robots
@@ -25,25 +24,6 @@ from trimtab.robots.shaping import column
 from trimtab.robots.task import Start, quadratic
 from trimtab.sim.mujoco_dynamics import MujocoDynamics
 from trimtab.sim.mujoco_simulator import MujocoSimulator
-
-
-class Peer:
-    """judo in its own environment."""
-
-    def __init__(self, python: str) -> None:
-        script = Path(__file__).parent / "peers" / "judo_peer.py"
-        self.process = subprocess.Popen(
-            [python, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-
-    def ask(self, **request):
-        """The answer to a request."""
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"the peer ended (exit code {self.process.wait()}); run {self.process.args} to see why")
-        return json.loads(line)
 
 
 def smooth_l1(p: float):
@@ -156,7 +136,7 @@ def main() -> None:
     parser.add_argument("--plans", type=int, default=60, help="a round")
     parser.add_argument("--starts", type=int, default=10)
     args = parser.parse_args()
-    peer, console = Peer(args.peer), Console()
+    peer, console = Peer(args.peer, "judo_peer.py"), Console()
     folder = peer.ask(do="models")
     tasks = {name: make_task(name, folder) for name in TERMS}
     table = Table(title="Plans per second (medians, predictive sampling, one iteration, horizon 1 s)")

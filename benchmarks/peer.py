@@ -1,6 +1,6 @@
 """A peer in an environment of its own: set up by this script, and asked by the benchmarks.
 
-    python benchmarks/peer.py crocoddyl   # makes .venv-crocoddyl, and prints its Python
+python benchmarks/peer.py crocoddyl   # makes .venv-crocoddyl, and prints its Python
 """
 
 import argparse
@@ -34,7 +34,8 @@ class Peer:
 
     def ask(self, **request: Any) -> Any:
         """The answer to a request."""
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()

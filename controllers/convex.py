@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
-_native: Any = functools.partial(njit, nogil=True, cache=True)
+_native: Any = functools.partial(njit, nogil=True, cache=True, error_model="numpy")
 
 _SWEEPS = 30
 """At most; convergence is quadratic, and takes five or so."""

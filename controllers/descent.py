@@ -36,7 +36,8 @@ SPENT, SETTLED, STUCK, UNDEFINED, INDEFINITE = range(5)
 LARGEST = 1e10
 """Numbers of a state beyond it mean that it diverged."""
 
-_native: Any = functools.partial(njit, nogil=True, cache=True)
+_native: Any = functools.partial(njit, nogil=True, cache=True, error_model="numpy")
+_inline: Any = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True)
 
 
 class Work(NamedTuple):
@@ -109,20 +110,20 @@ class Work(NamedTuple):
     outcome: np.ndarray
 
 
-@njit(nogil=True)
+@_inline
 def _run(calls):  # type: ignore[no-untyped-def]
     for i in range(calls.shape[0]):
         call(calls[i, 0], calls[i, 1], calls[i, 2], calls[i, 3])
 
 
-@njit(nogil=True)
+@_inline
 def _copy(target, source):  # type: ignore[no-untyped-def]
     for i in range(source.shape[0]):
         for j in range(source.shape[1]):
             target[i, j] = source[i, j]
 
 
-@njit(nogil=True)
+@_inline
 def about(work):  # type: ignore[no-untyped-def]
     """Computes the local model about the trajectory."""
     _run(work.models)
@@ -137,7 +138,7 @@ def about(work):  # type: ignore[no-untyped-def]
             add_convex(work.last_blocks[b], work.last_rows[b], work.W[end:])
 
 
-@njit(nogil=True)
+@_inline
 def solve(work, mu):  # type: ignore[no-untyped-def]
     """The best policy on the model: the step at which there is none or -1, slope, curvature and gradient."""
     for k in range(work.u.shape[0]):
@@ -156,7 +157,7 @@ def solve(work, mu):  # type: ignore[no-untyped-def]
     return failed, work.numbers[0], work.numbers[1], work.numbers[2]
 
 
-@njit(nogil=True)
+@_inline
 def follow(work, first):  # type: ignore[no-untyped-def]
     """Rolls the policy out for a group of step sizes from `first` on: the best's merit, size, and number."""
     count = work.tried.size
@@ -183,7 +184,7 @@ def follow(work, first):  # type: ignore[no-untyped-def]
     return least, work.tried[best], best
 
 
-@njit(nogil=True)
+@_inline
 def keep(work, best):  # type: ignore[no-untyped-def]
     """Keeps one of the trajectories of the last rollouts."""
     for k in range(work.kept_x.shape[0]):
@@ -196,7 +197,7 @@ def keep(work, best):  # type: ignore[no-untyped-def]
     work.outcome[1] = work.outcome[0]
 
 
-@njit(nogil=True)
+@_inline
 def accept(work):  # type: ignore[no-untyped-def]
     """Goes on from the kept trajectory."""
     _copy(work.x, work.kept_x)

@@ -28,7 +28,6 @@ from ..robots.task import Task
 from ..sim.interface import Dynamics
 from ..sim.linearization import Differentiable
 from . import descent, splines
-from .expansion import objective
 from .local import Local, Trajectory, local
 from .plan import Feedback, Plan
 from .problem import Problem
@@ -158,8 +157,7 @@ class ILQR:
         Raises:
             ValueError: dynamics without derivatives, or a term or constraint whose derivatives can not be had.
         """
-        self._model(dynamics)
-        objective(task)
+        self._local(dynamics, task, self.horizon)
 
     def _model(self, dynamics: Dynamics) -> Differentiable:
         model = require_differentiable("ilqr", dynamics)
@@ -202,11 +200,11 @@ class ILQR:
             raise ValueError("the guess has entries that are not finite numbers")
         return search.run(search.guessed(np.asarray(x, float), np.clip(u, *search.limits)), self._most(None))
 
-    def _local(self, problem: Problem) -> Local:
-        """Where the searches compute, made for the first: it is the same for all plans of a run."""
-        key = (id(problem.dynamics), id(problem.task), problem.horizon)
+    def _local(self, dynamics: Dynamics, task: Task, horizon: int) -> Local:
+        """Where the searches compute, made once: it is the same for all plans of a run."""
+        key = (id(dynamics), id(task), horizon)
         if key not in self._locals:
-            made = local(self._model(problem.dynamics), problem.task, problem.horizon, self.steps)
+            made = local(self._model(dynamics), task, horizon, self.steps)
             self._locals.clear()
             self._locals[key] = made
         return self._locals[key]
@@ -220,7 +218,7 @@ class _Search:
 
     def __init__(self, planner: ILQR, problem: Problem) -> None:
         self.planner, self.problem = planner, problem
-        self.local = planner._local(problem)
+        self.local = planner._local(problem.dynamics, problem.task, problem.horizon)
         self.model = self.local.model
         self.limits = problem.limits
         horizon, nu = problem.horizon, problem.task.robot.nu

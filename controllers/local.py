@@ -19,6 +19,7 @@ from ..sim.native import machine
 from ..sim.varying import Varying
 from . import descent
 from .compiled_cost import Bound, compiled_cost
+from .convex import add_convex
 from .expansion import Composed, TooLong, objective, penalised
 from .problem import Problem
 from .riccati import Policy, Recursion
@@ -273,6 +274,11 @@ class _Compiled(Local):
             **w,
         )
 
+        self._iterate(0, 0.0, 0.0, 1.0, 0.0)  # so that it is compiled before it is needed
+
+    def _iterate(self, most: int, tolerance: float, mu: float, growth: float, merit: float) -> Any:
+        return descent.native(self._work, len(self.sizes), self.together, most, tolerance, mu, growth, merit)
+
     def _bound(self, function: Varying, steps: slice, w: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Binds the cost's model of some steps; where its blocks and their rows come to lie."""
         count = max(steps.stop - steps.start, 0)
@@ -310,7 +316,7 @@ class _Compiled(Local):
         self._put(at)
         w.violations[:], w.outcome[2] = at.violations, at.cost
         self._all.begin(self._problem.state)
-        found = descent.native(w, len(self.sizes), self.together, most, tolerance, mu, growth, self.merit(at))
+        found = self._iterate(most, tolerance, mu, growth, self.merit(at))
         self._problem.evaluations += found[3] * self.together
         self.at = Trajectory(w.x.copy(), w.y.copy(), w.u.copy(), float(w.outcome[2]), w.violations.copy())
         n = self.model.tangent
@@ -337,7 +343,16 @@ class _Compiled(Local):
     def about(self) -> None:
         """See `Local.about`."""
         self._put(self.at)
-        descent.about(self._work)
+        for compute in self._models:
+            compute()
+        w = self._work
+        if w.smooth.size:
+            own, size = w.last_blocks.shape[1], w.smooth.shape[-1]
+            w.W[:, :, :size] = w.smooth
+            end = len(w.W) - own
+            for blocks, rows, steps in ((w.blocks, w.rows, w.W[:end]), (w.last_blocks, w.last_rows, w.W[end:])):
+                for h, through in zip(blocks, rows):
+                    add_convex(h, through, steps)
 
     def rollout(
         self, reference: tuple[np.ndarray, np.ndarray], policy: tuple[np.ndarray, np.ndarray], sizes: np.ndarray

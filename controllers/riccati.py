@@ -29,8 +29,8 @@ from numba import njit, types
 
 from ..sim.products import address, multiply, padded, product, substitute, substitution, vectors_of
 
-_native: Any = functools.partial(njit, nogil=True, cache=True)
-_inline: Any = njit(nogil=True)
+_native: Any = functools.partial(njit, nogil=True, cache=True, error_model="numpy")
+_inline: Any = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True)
 
 _SWEEPS = 60
 """Iterations after which projected Newton gives up; it takes a handful."""
