@@ -53,6 +53,7 @@ class Work(NamedTuple):
         blocks, rows: of all steps but the last, if that has its own, see `convex.add_convex`.
         last_blocks, last_rows: of the last.
         products: native code for the recursion.
+        euler: see `riccati.Recursion`.
         low, high, feedforward, feedback, v, P, numbers: the recursion's, see there.
         limits: of controls (2, nu).
         sizes: of all steps, longest first.
@@ -85,6 +86,7 @@ class Work(NamedTuple):
     last_blocks: np.ndarray
     last_rows: np.ndarray
     products: np.ndarray
+    euler: float
     low: np.ndarray
     high: np.ndarray
     feedforward: np.ndarray
@@ -150,7 +152,7 @@ def solve(work, mu):  # type: ignore[no-untyped-def]
     work.numbers[:] = 0.0
     none = np.zeros((0, 0, 0))
     failed = sweep(
-        work.products[0], work.products[1], work.products[2], work.products[3], work.products[4],
+        work.products[0], work.products[1], work.products[2], work.products[3], work.products[4], work.euler,
         work.F, work.g, work.W, False, work.low, work.low, work.high, none, mu,
         work.feedforward, work.feedback, work.v, work.P, work.numbers,
     )  # fmt: skip

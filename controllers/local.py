@@ -92,7 +92,9 @@ class Local:
 
     def __init__(self, model: Differentiable, task: Task, horizon: int, count: int) -> None:
         self.model, self.task, self.goal = model, task, objective(task)
-        self.recursion = Recursion(horizon, model.tangent, task.robot.nu)
+        form = getattr(model, "model", None)
+        euler = form.step.euler if isinstance(form, ClosedForm) else 0.0
+        self.recursion = Recursion(horizon, model.tangent, task.robot.nu, euler)
         self.sizes, self.together = 0.5 ** np.arange(count), count
         self.multipliers, self.penalty = np.zeros((horizon, self.goal.constrained)), 1.0
         self.at: Trajectory
@@ -253,6 +255,7 @@ class _Compiled(Local):
             g=r.whole[1],
             W=r.whole[2],
             products=np.array(r.native),
+            euler=r.euler,
             low=np.zeros((horizon, s.nu)),
             high=np.zeros((horizon, s.nu)),
             v=np.zeros(r.narrow),

@@ -32,6 +32,9 @@ from ..sim.products import address, multiply, padded, product, substitute, subst
 _native: Any = functools.partial(njit, nogil=True, cache=True, error_model="numpy")
 _inline: Any = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True)
 
+LARGE = 12
+"""Dimensions of a state below which saving half the products costs more than they do."""
+
 _SWEEPS = 60
 """Iterations after which projected Newton gives up; it takes a handful."""
 
@@ -71,6 +74,7 @@ class Recursion:
         horizon: H.
         n: dimensions of a small change of state.
         nu: of a control.
+        euler: h, if all steps are semi-implicit Euler's: x = (q, v), and q_{k+1} = q_k + h v_{k+1}; else 0.
 
     Attributes:
         F: [A B] (H, n, n + nu), to be written to, as the others.
@@ -81,7 +85,7 @@ class Recursion:
         native: addresses of the products and the substitution that `sweep` takes.
     """
 
-    def __init__(self, horizon: int, n: int, nu: int) -> None:
+    def __init__(self, horizon: int, n: int, nu: int, euler: float = 0.0) -> None:
         size = n + nu
         wide, narrow = padded(size), padded(n)
         F, g, W = np.zeros((horizon, n, wide)), np.zeros((horizon, wide)), np.zeros((horizon, size, wide))
@@ -90,6 +94,7 @@ class Recursion:
         whole, states = vectors_of(size), vectors_of(n)
         self.native = product(whole), product(states), product(whole, 1), product(states, 1), substitution(states)
         self._n, self._nu, self.narrow = n, nu, narrow
+        self.euler = euler if n >= LARGE else 0.0
         self._low, self._high = np.empty((horizon, nu)), np.empty((horizon, nu))
         self._none = np.zeros((horizon, n)), np.zeros((0, 0, 0))
 
@@ -119,7 +124,7 @@ class Recursion:
         )
         self._low[:], self._high[:] = low, high
         failed = sweep(
-            *self.native, *self.whole, gaps is not None, d, self._low, self._high, own, float(mu),
+            *self.native, self.euler, *self.whole, gaps is not None, d, self._low, self._high, own, float(mu),
             feedforward, feedback, v, p, numbers,
         )  # fmt: skip
         slope, change, steepest = numbers.tolist()
@@ -266,35 +271,19 @@ def _crossed(w, n, size):  # type: ignore[no-untyped-def]
 
 @_native(
     types.int64(
-        types.int64, types.int64, types.int64, types.int64, types.int64,
+        types.int64, types.int64, types.int64, types.int64, types.int64, types.float64,
         _STACK, _ROWS, _STACK, types.boolean, _ROWS, _ROWS, _ROWS, _STACK,
         types.float64, _ROWS, _STACK, _ROW, _ROWS, _ROW,
     )
 )  # fmt: skip
 def sweep(  # type: ignore[no-untyped-def]
-    wide,
-    narrow,
-    wide_row,
-    narrow_row,
-    solve,
-    F,
-    g,
-    W,
-    gapped,
-    d,
-    low,
-    high,
-    S,
-    mu,
-    feedforward,
-    feedback,
-    v,
-    P,
-    numbers,
-):
+    wide, narrow, wide_row, narrow_row, solve, h, F, g, W, gapped, d, low, high, S, mu,
+    feedforward, feedback, v, P, numbers,
+):  # fmt: skip
     """Fills the policy, the first state's value, and (slope, curvature, gradient); F (H, n, n + nu) is [A B].
 
-    Rows of all matrices are as long as the products need; what is in their last entries does not matter.
+    Rows of all matrices are as long as the products need; what is in their last entries does not matter. With h above
+    0, x = (q, v), and rows of F for q are [I 0 0] plus h times those for v: half the products are saved.
     """
     horizon, n, long = F.shape
     nu, short = low.shape[1], P.shape[1]
@@ -305,72 +294,87 @@ def sweep(  # type: ignore[no-untyped-def]
     lower, H, minus, inverse = np.zeros((nu, nu)), np.zeros((nu, nu)), np.zeros((nu, nu)), np.zeros(nu)
     free = np.zeros(nu, np.int64)
     k, move, trial, qu = np.zeros(nu), np.zeros(nu), np.zeros(nu), np.zeros(nu)
-    M, rhs = np.zeros((nu, short)), np.zeros((nu, short))
+    M = np.zeros((nu, short))
     # Addresses of arrays are taken where they are used: an array lives no longer than its name is.
     one, nothing, table = np.ones(1), np.zeros(long), np.zeros(11, np.int64)
     far, near, each = 8 * long, 8 * short, 8 * nu  # bytes from row to row
     # Views of single steps would be counted references, which cost more than a small product.
-    every_f, every_w, every_k = address(F), address(W), address(feedback)
+    every_f, every_k = address(F), address(feedback)
     lo, hi = np.zeros(nu), np.zeros(nu)
+    skip = n // 2 if h > 0.0 else 0
+    inner = n - skip  # rows of F that say something
+    T, V, Z = np.zeros((skip, short)), np.zeros((skip, short)), np.zeros((n, long))
     crossed = _crossed(W, n, size)
     for step in range(horizon - 1, -1, -1):
-        dynamics, curvatures, gain = every_f + step * n * far, every_w + step * size * far, every_k + step * nu * near
+        dynamics, gain = every_f + step * n * far, every_k + step * nu * near
         for i in range(n):
             r[i] = v[i] + g[step, i]
-            for j in range(n):
-                R[i, j] = P[i, j] + W[step, i, j]
+            for j in range(i + 1):
+                R[i, j] = R[j, i] = 0.5 * (P[i, j] + P[j, i]) + W[step, i, j]
         if gapped:
             for i in range(n):
                 for j in range(n):
                     r[i] += R[i, j] * d[step, j]
+        core, moving, base = address(R), address(r), dynamics
+        if skip:
+            # The value as a function of (q, v') with q' = q + h v', and v' by the rows of F for velocities.
+            for i in range(skip):
+                for j in range(skip):
+                    T[i, j] = R[i, skip + j] + h * R[i, j]
+                r[skip + i] += h * r[i]
+                before[i] = r[i]
+            for i in range(skip):
+                for j in range(skip):
+                    V[i, j] = R[skip + i, skip + j] + h * (R[skip + i, j] + T[i, j])
+            core, moving, base = address(V), address(r) + 8 * skip, dynamics + skip * far
         for i in range(nu):
             before[n + i] = g[step, n + i]
             for j in range(nu):
                 second[i, n + j] = W[step, n + i, n + j]
         if crossed:
-            for i in range(n):
+            for i in range(inner):
                 for j in range(nu):
-                    first[i, n + j] = W[step, i, n + j]
+                    first[i, n + j] = W[step, skip + i, n + j]
+            for i in range(skip):
+                for j in range(nu):
+                    first[i, n + j] += h * W[step, i, n + j]
+                    second[j, i] = W[step, i, n + j]
             if gapped:
                 for i in range(nu):
                     for j in range(n):
                         before[n + i] += W[step, n + i, j] * d[step, j]
         # Y = R F + [0 W_xu], whose columns are those of Q_xx = A' Y and, by B' Y, of Q_u.
         multiply(
-            wide, table, n, n, address(Y), far, address(first), far, address(R),
-            near, 8, dynamics, far, address(one), 0,
-        )  # fmt: skip
+            wide, table, inner, inner, address(Y), far, address(first), far, core, near, 8, base, far, address(one), 0
+        )
+        if skip:
+            multiply(
+                wide, table, skip, skip, address(Z), far, address(nothing), 0, address(T), 8, near, base, far,
+                address(one), 0,
+            )  # fmt: skip
         multiply(
-            narrow,
-            table,
-            n,
-            n,
-            address(Qx),
-            near,
-            address(nothing),
-            0,
-            dynamics,
-            far,
-            8,
-            address(Y),
-            far,
-            address(one),
-            0,
+            narrow, table, n, inner, address(Qx), near, address(Z), far, base, far, 8, address(Y), far, address(one), 0
         )
         start = address(second)
         if crossed:
             start = address(crossing)
             multiply(
-                wide, table, nu, n, start, far, address(second), far, curvatures + 8 * n, far, 8,
-                dynamics, far, address(one), 0,
+                wide, table, nu, inner, start, far, address(second), far, address(first) + 8 * n, far, 8,
+                base, far, address(one), 0,
             )  # fmt: skip
         multiply(
-            wide, table, nu, n, address(Q), far, start, far, dynamics + 8 * n, far, 8, address(Y), far, address(one), 0
+            wide, table, nu, inner, address(Q), far, start, far, base + 8 * n, far, 8, address(Y), far, address(one), 0
         )
         multiply(
-            wide_row, table, 1, n, address(q), far, address(before), far, address(r),
-            8, 0, dynamics, far, address(one), 0,
-        )  # fmt: skip
+            wide_row, table, 1, inner, address(q), far, address(before), far, moving, 8, 0, base, far, address(one), 0
+        )
+        for j in range(skip):
+            for i in range(n):
+                Qx[i, j] += Z[j, i]
+            for i in range(skip):
+                Qx[i, j] += R[i, j]
+            for i in range(nu):
+                Q[i, j] += Z[j, n + i]
         if S.size:
             for i in range(n):
                 for j in range(n):
@@ -386,22 +390,27 @@ def sweep(  # type: ignore[no-untyped-def]
         count = _box(H, qu, lo, hi, k, free, lower, move, trial)
         if count < 0:
             return step
-        # Gains of the free entries: L L' K = -Q_ux, all columns at once.
+        # Gains of the free entries: L L' K = -Q_ux, all columns at once, in the first rows of K.
         for i in range(count):
             inverse[i] = 1.0 / lower[i, i]
             minus[i, i] = 0.0
             for j in range(i):
                 minus[i, j] = -lower[i, j]
             for j in range(n):
-                rhs[i, j] = -Q[free[i], j]
+                feedback[step, i, j] = -Q[free[i], j]
         if count:
-            substitute(solve, table, count, address(rhs), near, address(minus), each, address(inverse))
-        for i in range(nu):
-            for j in range(n):
-                feedback[step, i, j] = 0.0
-        for i in range(count):
-            for j in range(n):
-                feedback[step, free[i], j] = rhs[i, j]
+            substitute(solve, table, count, gain, near, address(minus), each, address(inverse))
+        if count < nu:
+            for i in range(nu - 1, -1, -1):  # from the last on, for a row moves down if at all
+                held = True
+                for l in range(count):  # noqa: E741
+                    if free[l] == i:
+                        held = False
+                        for j in range(n):
+                            feedback[step, i, j] = feedback[step, l, j]
+                if held:
+                    for j in range(n):
+                        feedback[step, i, j] = 0.0
         for i in range(nu):
             feedforward[step, i] = k[i]
             numbers[0] += qu[i] * k[i]
@@ -412,16 +421,15 @@ def sweep(  # type: ignore[no-untyped-def]
             held = (k[i] <= low[step, i] and qu[i] >= 0.0) or (k[i] >= high[step, i] and qu[i] <= 0.0)
             if not held:
                 numbers[2] = max(numbers[2], abs(qu[i]))
-            for j in range(n):
-                M[i, j] = Q[i, j] - mu * feedback[step, i, j]
-        multiply(
-            narrow_row, table, 1, nu, address(v), 0, address(q), 0, address(k),
-            8, 0, address(M), near, address(one), 0,
-        )  # fmt: skip
-        multiply(
-            narrow, table, n, nu, address(P), near, address(Qx), near, address(M), near, 8, gain, near, address(one), 0
-        )
-        for i in range(n):
-            for j in range(i):
-                P[i, j] = P[j, i] = 0.5 * (P[i, j] + P[j, i])
+        change, row = address(Q), far  # Q_ux - mu K
+        if mu > 0.0:
+            change, row = address(M), near
+            for i in range(nu):
+                for j in range(n):
+                    M[i, j] = Q[i, j] - mu * feedback[step, i, j]
+        multiply(narrow_row, table, 1, nu, address(v), 0, address(q), 0, address(k), 8, 0, change, row, address(one), 0)
+        multiply(narrow, table, n, nu, address(P), near, address(Qx), near, change, row, 8, gain, near, address(one), 0)
+    for i in range(n):
+        for j in range(i):
+            P[i, j] = P[j, i] = 0.5 * (P[i, j] + P[j, i])
     return -1

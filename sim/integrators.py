@@ -187,6 +187,13 @@ class ControlStep:
     def _h(self) -> float:
         return self.dt / self.substeps
 
+    @property
+    def euler(self) -> float:
+        """h, if a period is one step of semi-implicit Euler with q_{k+1} = q_k + h v_{k+1}; else 0."""
+        s = self.symbolic
+        plain = s.integrator == "euler" and self.substeps == 1 and s.nv > 0 and not s.quaternions
+        return self._h if plain else 0.0
+
     @cached_property
     def _symbols(self) -> tuple[SX, SX]:
         ca, s = _ca(), self.symbolic

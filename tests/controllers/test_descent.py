@@ -12,6 +12,7 @@ from trimtab.controllers.expansion import Composed, objective
 from trimtab.controllers.ilqr import ILQR
 from trimtab.controllers.local import Local, local
 from trimtab.controllers.problem import Problem
+from trimtab.controllers.riccati import Recursion
 from trimtab.robots import plugins
 from trimtab.robots.shaping import column
 from trimtab.sim.casadi_dynamics import CasadiDynamics
@@ -81,6 +82,28 @@ def test_native_iterations_are_those_in_python(name):
         assert own.memory.status == other.memory.status
         assert own.stats["iterations"] == other.stats["iterations"]
         assert own.stats["evaluations"] == other.stats["evaluations"]
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("mu", [0.0, 0.3])
+def test_semi_implicit_steps_give_the_same_policy(gaps, mu):
+    rng, horizon, n, nu, h = np.random.default_rng(0), 30, 14, 5, 0.02
+    velocity = 0.3 * rng.standard_normal((horizon, n // 2, n + nu))
+    F = np.concatenate((h * velocity, velocity), 1)
+    F[:, : n // 2, : n // 2] += np.eye(n // 2)
+    gradient, J = rng.standard_normal((horizon, n + nu)), rng.standard_normal((horizon, n + nu, n + nu))
+    found = []
+    for euler in (0.0, h):
+        recursion = Recursion(horizon, n, nu, euler)
+        assert recursion.euler == euler
+        recursion.F[:], recursion.gradient[:], recursion.hessian[:] = F, gradient, J.mT @ J
+        d = np.random.default_rng(1).standard_normal((horizon, n)) if gaps else None
+        found.append(recursion.solve(np.full((horizon, nu), -0.2), np.full((horizon, nu), 0.3), mu, d))
+    own, other = found
+    assert own.failed == other.failed == -1
+    for name in ("feedforward", "feedback", "value_gradient", "value_hessian", "slope", "curvature"):
+        a, b = np.array(getattr(own, name)), np.array(getattr(other, name))
+        np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10 * abs(b).max(), err_msg=name)
 
 
 def test_a_long_model_is_left_to_python(monkeypatch):
