@@ -37,7 +37,7 @@ LARGEST = 1e10
 """Numbers of a state beyond it mean that it diverged."""
 
 _native: Any = functools.partial(njit, nogil=True, cache=True, error_model="numpy")
-_inline: Any = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True)
+_inline: Any = functools.partial(njit, nogil=True, error_model="numpy", no_cpython_wrapper=True)()
 
 
 class Work(NamedTuple):

@@ -30,7 +30,7 @@ from numba import njit, types
 from ..sim.products import address, multiply, padded, product, substitute, substitution, vectors_of
 
 _native: Any = functools.partial(njit, nogil=True, cache=True, error_model="numpy")
-_inline: Any = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True)
+_inline: Any = functools.partial(njit, nogil=True, error_model="numpy", no_cpython_wrapper=True)()
 
 LARGE = 12
 """Dimensions of a state below which saving half the products costs more than they do."""
