@@ -109,6 +109,8 @@ def result_table(result: Mapping[str, Any], episode: Episode) -> Table:
         "took": f"{result['wall_s']:.1f} s for {simulated:.1f} s",
         "recording": result["recording"] or "off",
     }
+    if lost := int(np.isposinf(episode.plan_cost).sum()):
+        rows["plan"] += f"; {lost} of {len(episode.plan_cost)} without a finite cost"
     for name, value in rows.items():
         table.add_row(name, value)
     return table

@@ -70,6 +70,17 @@ def test_plans_are_noted_when_made(block):
     np.testing.assert_allclose(e.u[:, 0], 0.1 * (np.arange(16) // 3))
 
 
+def test_plans_without_a_finite_cost_are_noted(block):
+    class Lost(block.Ahead):
+        def plan(self, state):
+            plan = super().plan(state)
+            self.latest = plan = dataclasses.replace(plan, cost=np.inf if plan.cost % 2 else plan.cost)
+            return plan
+
+    e = run(block.Plant(), Lost(lambda n, s: np.zeros(8), replan=4), task=block.task)
+    assert e.notes == ["2 of 4 plans have no finite cost: the model diverges, or the task's cost does"]
+
+
 def test_terminates_where_the_task_says(block):
     task = dataclasses.replace(block.task, end=lambda y: y.position >= 0.25)
     e = run(block.Plant(), block.Script(lambda s: 0.5), task=task)
