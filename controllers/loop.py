@@ -122,7 +122,8 @@ def run(
                 notes += pilot.end()
         plan_ms, plan_time, plan_cost = log.arrays()
         if lost := int(np.isposinf(plan_cost).sum()):
-            notes.append(f"{lost} of {len(plan_cost)} plans have no finite cost: the model diverges, or the task's cost does")
+            plans = f"{lost} of {len(plan_cost)} plans"
+            notes.append(f"{plans} have no finite cost: the model diverges, or the task's cost does")
         episode = Episode(
             task=task.name,
             seed=seed,
