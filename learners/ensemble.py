@@ -1,0 +1,458 @@
+"""Probabilistic ensembles: E networks, each of which predicts a normal distribution of the outputs.
+
+A member's variance is the noise that it sees in the data; what the members disagree on is what the data leave open.
+Each is trained to maximise the likelihood of its own resampling of the data,
+
+    min  mean_i -log N(t_i; mu_e(x_i), sigma_e^2(x_i)) + w mean(l_max - l_min)
+
+with log-variances kept within the learned bounds l_min and l_max (Chua et al., Deep reinforcement learning in a handful
+of trials using probabilistic dynamics models, 2018). Resampling is Poisson(1) counts, the bootstrap of growing data
+(Oza and Russell, Online bagging and boosting, 2001): what a row counts for a member, and whether it is held out,
+follows from its number alone, so that training on with more data never shows a member what it was to be tested on.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import scipy.stats
+import torch
+from torch import Tensor, nn
+
+from . import checkpoint
+from .calibration import Calibration, calibration
+from .networks import ACTIVATIONS, Activation, BatchedMLP, GaussianHead, gaussian_nll
+
+_POISSON = scipy.stats.poisson.cdf(np.arange(16), 1.0)
+_CHUNK = 4096  # rows that predictions of many are cut into
+
+
+@dataclass(frozen=True)
+class EnsembleSettings:
+    """Shape and training of an ensemble.
+
+    Attributes:
+        members: number of networks, E.
+        elites: how many of them, the best by hold-out loss, predictions should use.
+        hidden: sizes of the hidden layers.
+        activation: `silu`, `relu` or `tanh`.
+        probabilistic: whether members predict a variance; without, they are trained by squared error.
+        bootstrap: whether each member has a resampling of its own.
+        learning_rate: of Adam.
+        weight_decay: of the weights (L2).
+        bound_weight: w, pulls the bounds of the log-variance together.
+        batch: rows of a gradient step.
+        epochs: most passes over the data in one fit.
+        updates: fewest gradient steps between two looks at the hold-out: little data are passed over several times.
+        patience: looks at the hold-out without a member improving, after which a fit ends.
+        improvement: of the hold-out loss, for which a look counts as one.
+        holdout: share of the rows that is held out.
+
+    Raises:
+        ValueError: a setting out of its range, named.
+    """
+
+    members: int = 5
+    elites: int = 5
+    hidden: tuple[int, ...] = (200, 200, 200)
+    activation: Activation = "silu"
+    probabilistic: bool = True
+    bootstrap: bool = True
+    learning_rate: float = 1e-3
+    weight_decay: float = 5e-5
+    bound_weight: float = 0.01
+    batch: int = 256
+    epochs: int = 200
+    updates: int = 40
+    patience: int = 5
+    improvement: float = 0.005
+    holdout: float = 0.1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))  # JSON has lists only
+        for name in ("members", "elites", "batch", "epochs", "updates", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, not positive")
+        if any(size < 1 for size in self.hidden):
+            raise ValueError(f"hidden layers of {self.hidden} units")
+        if self.elites > self.members:
+            raise ValueError(f"{self.elites} elites of {self.members} members")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"unknown activation {self.activation!r}; known: {', '.join(ACTIVATIONS)}")
+        if not 0.0 <= self.holdout < 1.0:
+            raise ValueError(f"holdout is {self.holdout}, not within 0 and 1")
+        if not self.learning_rate > 0.0:
+            raise ValueError(f"learning_rate is {self.learning_rate}, not positive")
+        for name in ("weight_decay", "bound_weight", "improvement"):
+            if not getattr(self, name) >= 0.0:
+                raise ValueError(f"{name} is {getattr(self, name)}, negative")
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at the hold-out while training.
+
+    Attributes:
+        updates: gradient steps so far in this fit.
+        training: mean loss since the last look, of each member (E,).
+        holdout: loss on the rows held out, of each member (E,).
+    """
+
+    updates: int
+    training: np.ndarray
+    holdout: np.ndarray
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What came of training.
+
+    Losses are those of normalised outputs, means over rows and outputs: negative log-likelihood [nats], or half the
+    squared error of an ensemble that is not probabilistic.
+
+    Attributes:
+        rows, held_out: numbers of rows trained on and held out; where none is held out, the former stand in for them.
+        updates: gradient steps.
+        holdout: loss of each member's best weights, which it has now, on the rows held out (E,).
+        calibration: of the elites' mixture, on the rows held out.
+        looks: how it went.
+    """
+
+    rows: int
+    held_out: int
+    updates: int
+    holdout: np.ndarray
+    calibration: Calibration
+    looks: list[Look] = field(repr=False)
+
+
+class Members(nn.Module):
+    """The networks of an ensemble, with what normalises their inputs and outputs; all that prediction needs.
+
+    Args:
+        inputs, outputs: di and do.
+        settings: shape.
+        rng: draws the first weights.
+    """
+
+    input_mean: Tensor
+    input_scale: Tensor
+    output_mean: Tensor
+    output_scale: Tensor
+
+    def __init__(self, inputs: int, outputs: int, settings: EnsembleSettings, rng: np.random.Generator) -> None:
+        super().__init__()
+        width = 2 * outputs if settings.probabilistic else outputs
+        sizes = (inputs, *settings.hidden, width)
+        self.network = BatchedMLP(settings.members, sizes, settings.activation, rng)
+        self.head = GaussianHead(settings.members, outputs) if settings.probabilistic else None
+        for name, size in (("input", inputs), ("output", outputs)):
+            self.register_buffer(f"{name}_mean", torch.zeros(size))
+            self.register_buffer(f"{name}_scale", torch.ones(size))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and variances (E, n, do) of the outputs of inputs (E, n, di), each member's its own."""
+        mean, log_variance = self.normalised((x - self.input_mean) / self.input_scale)
+        variance = torch.zeros_like(mean) if log_variance is None else torch.exp(log_variance) * self.output_scale**2
+        return self.output_mean + self.output_scale * mean, variance
+
+    def normalised(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Means and log-variances (E, n, do) of normalised outputs of normalised inputs (E, n, di)."""
+        h = self.network(x)
+        return (h, None) if self.head is None else self.head(h)
+
+    def losses(self, x: Tensor, t: Tensor) -> Tensor:
+        """Each member's loss (E,) on normalised inputs and outputs (E, n, ...), its bounds' not included."""
+        mean, log_variance = self.normalised(x)
+        each = 0.5 * (t - mean) ** 2 if log_variance is None else gaussian_nll(mean, log_variance, t)
+        return each.mean(dim=(1, 2))
+
+    def spread_of_bounds(self) -> Tensor:
+        """How far apart each member's bounds are (E,), mean over outputs; 0 where there are none."""
+        if self.head is None:
+            return torch.zeros(())
+        return (self.head.upper - self.head.lower).mean(dim=(1, 2))
+
+
+class Ensemble:
+    """E networks from inputs (di,) to outputs (do,), normalised by the data's mean and standard deviation.
+
+    Args:
+        inputs, outputs: di and do.
+        rng: draws the first weights and the resampling.
+        settings: shape and training.
+        device: where the networks are.
+
+    Attributes:
+        members: the networks.
+        elites: the best members by hold-out loss, best first (elites,).
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        rng: np.random.Generator,
+        settings: EnsembleSettings | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.settings = s = settings or EnsembleSettings()
+        self.inputs, self.outputs = inputs, outputs
+        self._key = int(rng.integers(2**63))  # of the resampling
+        self.members = Members(inputs, outputs, s, rng).to(device)
+        self.elites = np.arange(s.elites)
+        others = [p for name, p in self.members.named_parameters() if not name.startswith("network.weights")]
+        groups: list[dict[str, Any]] = [
+            {"params": [*self.members.network.weights], "weight_decay": s.weight_decay},
+            {"params": others},
+        ]
+        self._optimizer = torch.optim.Adam(groups, lr=s.learning_rate, fused=True)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.members.input_mean.device
+
+    def predict(self, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Means and variances (E, n, do) of the outputs of inputs (n, di), by all members.
+
+        Raises:
+            ValueError: inputs of another shape.
+        """
+        if inputs.ndim != 2 or inputs.shape[1] != self.inputs:
+            raise ValueError(f"inputs have shape {inputs.shape}, not (n, {self.inputs})")
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, max(len(inputs), 1), _CHUNK):
+                x = torch.as_tensor(inputs[start : start + _CHUNK], dtype=torch.float32, device=self.device)
+                parts.append([part.cpu().double().numpy() for part in self.members(self._for_all(x))])
+        means, variances = zip(*parts)
+        return np.concatenate(means, axis=1), np.concatenate(variances, axis=1)
+
+    def held_out(self, rows: int, first: int = 0) -> np.ndarray:
+        """Which of so many rows, numbered from `first`, are held out, (rows,) bool."""
+        return self._roles(rows, first)[0]
+
+    def fit(
+        self,
+        inputs: np.ndarray,
+        targets: np.ndarray,
+        rng: np.random.Generator,
+        *,
+        first: int = 0,
+        observe: Callable[[Look], None] | None = None,
+    ) -> Fit:
+        """Trains on, from the weights that there are, and stops once the hold-out loss no longer improves.
+
+        Every member keeps the weights with which its own hold-out loss was best in this fit.
+
+        Args:
+            inputs: (n, di).
+            targets: the outputs to predict (n, do).
+            rng: shuffles.
+            first: number of the first row: rows that were trained on before keep theirs, see `Replay.first`.
+            observe: called after each look at the hold-out.
+
+        Raises:
+            ValueError: other shapes, no rows, or numbers that are not finite; nothing has changed then.
+            FloatingPointError: the loss is no longer finite; the weights are those of the best look before, and Adam
+                begins anew.
+        """
+        self._check(inputs, targets)
+        s = self.settings
+        held, counts = self._roles(len(inputs), first)
+        test = np.flatnonzero(held)
+        train = np.flatnonzero(~held)
+        if not len(test) or not len(train):
+            test = train = np.arange(len(inputs))
+        own = [np.repeat(train, counts[train, e]) for e in range(s.members)]
+        own = [rows if len(rows) else train for rows in own]
+        self._normalise_by(inputs[train], targets[train])
+        x, t = self._normalised(inputs, targets)
+        x_test, t_test = (z[torch.as_tensor(test, device=self.device)] for z in (x, t))
+        best, best_loss = self._snapshot(), self._test(x_test, t_test)
+        mark, since = best_loss, 0
+        looks: list[Look] = []
+        batches = max(1, round(len(train) / s.batch))
+        passes = -(-s.updates // batches)
+        for k in range(1, -(-s.epochs // passes) + 1):
+            training = np.mean([self._pass(x, t, own, len(train), batches, rng) for _ in range(passes)], axis=0)
+            look = Look(k * passes * batches, training, self._test(x_test, t_test))
+            if not np.isfinite(training).all():
+                self._restore(best)
+                self._optimizer.state.clear()
+                raise FloatingPointError(f"the loss is not finite after {look.updates} updates: {training}")
+            looks.append(look)
+            if observe is not None:
+                observe(look)
+            better = look.holdout < best_loss
+            best_loss = np.where(better, look.holdout, best_loss)
+            self._keep(best, better)
+            leap = self._nats(look.holdout) < self._nats(mark) - s.improvement
+            mark, since = np.where(leap, look.holdout, mark), 0 if leap.any() else since + 1
+            if since >= s.patience:
+                break
+        self._restore(best)
+        self.elites = np.argsort(best_loss, kind="stable")[: s.elites]
+        means, variances = self.predict(inputs[test])
+        covered = calibration(means[self.elites], variances[self.elites], targets[test])
+        return Fit(len(train), int(held.sum()), looks[-1].updates, best_loss, covered, looks)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a fit depends on but the data and the rng: tensors, and JSON types, for `checkpoint.save`."""
+        optimizer = self._optimizer.state_dict()["state"]
+        return {
+            "inputs": self.inputs,
+            "outputs": self.outputs,
+            "settings": asdict(self.settings),
+            "key": self._key,
+            "elites": self.elites.tolist(),
+            "members": dict(self.members.state_dict()),
+            "optimizer": {str(k): dict(moments) for k, moments in optimizer.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave, of an ensemble of the same shape and settings.
+
+        Raises:
+            ValueError: it is of another shape or other settings, named; nothing has changed then.
+        """
+        ours = {"inputs": self.inputs, "outputs": self.outputs, **asdict(self.settings)}
+        theirs = {"inputs": state["inputs"], "outputs": state["outputs"], **asdict(_settings(state))}
+        for name, value in ours.items():
+            if theirs[name] != value:
+                raise ValueError(f"{name} of the ensemble saved is {theirs[name]}, of this one {value}")
+        self.members.load_state_dict(state["members"])
+        groups = self._optimizer.state_dict()["param_groups"]
+        # Adam counts its steps, and averages in place, on the very tensors that it is given.
+        moments = {int(k): {n: v.clone() for n, v in own.items()} for k, own in state["optimizer"].items()}
+        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self._key = int(state["key"])
+        self.elites = np.array(state["elites"], dtype=int)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the ensemble to `path`; whole or not at all.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        checkpoint.save(path, "ensemble", self.state_dict())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, device: str | torch.device = "cpu") -> "Ensemble":
+        """The ensemble saved at `path`, which trains on to the same numbers as the one saved would have.
+
+        Raises:
+            OSError: it can not be read.
+            ValueError: it is no ensemble's checkpoint, or not the whole of one.
+        """
+        return cls.from_state_dict(checkpoint.load(path, "ensemble", device), device)
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any], device: str | torch.device = "cpu") -> "Ensemble":
+        """The ensemble that `state_dict` was taken of, on `device`."""
+        ensemble = cls(state["inputs"], state["outputs"], np.random.default_rng(0), _settings(state), device)
+        ensemble.load_state_dict(state)
+        return ensemble
+
+    def _check(self, inputs: np.ndarray, targets: np.ndarray) -> None:
+        n = len(inputs)
+        if inputs.shape != (n, self.inputs) or targets.shape != (n, self.outputs):
+            shapes = f"inputs have shape {inputs.shape} and targets {targets.shape}"
+            raise ValueError(f"{shapes}, not (n, {self.inputs}) and (n, {self.outputs})")
+        if not n:
+            raise ValueError("there are no rows to train on")
+        bad = np.flatnonzero(~(np.isfinite(inputs).all(axis=1) & np.isfinite(targets).all(axis=1)))
+        if bad.size:
+            raise ValueError(f"{bad.size} of {n} rows hold numbers that are not finite, the first of them row {bad[0]}")
+
+    def _roles(self, rows: int, first: int) -> tuple[np.ndarray, np.ndarray]:
+        """Which rows are held out (rows,), and how often each counts for each member (rows, E)."""
+        s = self.settings
+        blocks = -(-(1 + s.members) // 4)  # Philox counts in blocks of four numbers, so that rows begin at a block
+        stream = np.random.Generator(np.random.Philox(key=self._key).advance(first * blocks))
+        uniform = stream.random((rows, 4 * blocks))
+        counts = np.searchsorted(_POISSON, uniform[:, 1 : 1 + s.members], side="right")
+        return uniform[:, 0] < s.holdout, counts if s.bootstrap else np.ones_like(counts)
+
+    def _normalise_by(self, inputs: np.ndarray, targets: np.ndarray) -> None:
+        m = self.members
+        still = inputs.std(axis=0) <= 1e-12 * np.abs(inputs).max(axis=0)
+        scale = np.where(still, 1.0, inputs.std(axis=0))
+        # An output that does not vary is predicted as what it is, and next to no noise.
+        tiny = 1e-6 * np.maximum(np.abs(targets).max(axis=0), 1e-6)
+        pairs = (
+            (m.input_mean, inputs.mean(axis=0)),
+            (m.input_scale, scale),
+            (m.output_mean, targets.mean(axis=0)),
+            (m.output_scale, np.maximum(targets.std(axis=0), tiny)),
+        )
+        for buffer, value in pairs:
+            buffer.copy_(torch.as_tensor(value))
+
+    def _normalised(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Data as the networks see them, in float32 only after normalising: a mean may be far larger than a scale."""
+        m = self.members
+        x, t = (torch.as_tensor(z, dtype=torch.float64, device=self.device) for z in (inputs, targets))
+        return ((x - m.input_mean) / m.input_scale).float(), ((t - m.output_mean) / m.output_scale).float()
+
+    def _for_all(self, x: Tensor) -> Tensor:
+        """Rows (n, d) for every member, (E, n, d)."""
+        return x.expand(self.settings.members, -1, -1)
+
+    def _pass(
+        self, x: Tensor, t: Tensor, own: list[np.ndarray], rows: int, batches: int, rng: np.random.Generator
+    ) -> np.ndarray:
+        """One pass over the data, every member over its own; the mean of each member's losses (E,)."""
+        # Members' shares of the data differ a little in size, their numbers of steps must not.
+        order = np.stack([np.resize(rng.permutation(rows_of), rows) for rows_of in own])
+        losses = []
+        for index in torch.as_tensor(order, device=self.device).tensor_split(batches, dim=1):
+            loss = self.members.losses(x[index], t[index])
+            # Members share no weights: the gradient of the sum is each one's own.
+            total = (loss + self.settings.bound_weight * self.members.spread_of_bounds()).sum()
+            self._optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            self._optimizer.step()
+            losses.append(loss.detach())
+        return torch.stack(losses).mean(dim=0).cpu().double().numpy()
+
+    def _test(self, x: Tensor, t: Tensor) -> np.ndarray:
+        """Each member's loss (E,) on the same rows (n, ...)."""
+        total = torch.zeros(self.settings.members, dtype=torch.float64, device=self.device)
+        with torch.inference_mode():
+            for part, wanted in zip(x.split(_CHUNK), t.split(_CHUNK)):
+                total += len(part) * self.members.losses(self._for_all(part), self._for_all(wanted))
+        return (total / len(x)).cpu().numpy()
+
+    def _nats(self, losses: np.ndarray) -> np.ndarray:
+        """Losses on the scale of log-likelihoods, on which an improvement means the same for small and large ones."""
+        return losses if self.settings.probabilistic else 0.5 * np.log(np.maximum(losses, 1e-30))
+
+    def _snapshot(self) -> list[Tensor]:
+        return [p.detach().clone() for p in self.members.parameters()]
+
+    def _keep(self, best: list[Tensor], better: np.ndarray) -> None:
+        """Takes to `best` the weights of the members that are `better`."""
+        which = torch.as_tensor(better, device=self.device)
+        for kept, p in zip(best, self.members.parameters()):
+            kept[which] = p.detach()[which]
+
+    def _restore(self, best: list[Tensor]) -> None:
+        with torch.no_grad():
+            for kept, p in zip(best, self.members.parameters()):
+                p.copy_(kept)
+
+
+def _settings(state: dict[str, Any]) -> EnsembleSettings:
+    """Those in an ensemble's state.
+
+    Raises:
+        ValueError: settings that are not known here.
+    """
+    known = {f.name for f in fields(EnsembleSettings)}
+    if unknown := sorted(set(state["settings"]) - known):
+        raise ValueError(f"the ensemble saved has settings unknown here: {', '.join(unknown)}")
+    return EnsembleSettings(**state["settings"])
