@@ -277,11 +277,12 @@ def _episode(options: Run, overrides: dict[str, str], out: Any) -> tuple[dict[st
         closing.callback(console.show_cursor)  # which a progress bar that does not come to its end leaves hidden
         logging.disable(logging.WARNING)  # MuJoCo's, of deprecated words in dm_control's models
         closing.callback(logging.disable, logging.NOTSET)
-        plant = sim.make(setup.simulator, setup.task)
-        closing.callback(plant.close)
-        dynamics = sim.dynamics(setup.dynamics, setup.task)
-        closing.callback(dynamics.close)
-        controller = MPC(setup.planner, dynamics, setup.task)
+        with console.status(f"{setup.scenario}: getting ready (native code is compiled once, and kept)"):
+            plant = sim.make(setup.simulator, setup.task)
+            closing.callback(plant.close)
+            dynamics = sim.dynamics(setup.dynamics, setup.task)
+            closing.callback(dynamics.close)
+            controller = MPC(setup.planner, dynamics, setup.task)
         logging.disable(logging.NOTSET)
         if "absl" in sys.modules:
             # dm_control logs every warning of MuJoCo's: of candidates that diverge, and of the plant, which we report.
