@@ -67,7 +67,8 @@ class MCTS:
         simulations: per plan.
         batch: walks under way at once, evaluated together.
         rule: `uct`, `puct` or `hoot`, see `bandits.py`.
-        segment: control steps of an edge; 0: a tenth of the horizon, or the next smaller divisor of it.
+        segment: control steps of an edge, at most the horizon; 0: a tenth of the horizon, or the next smaller divisor
+            of it.
         segment_knots: of the spline along an edge.
         segment_spline: its kind: `zero` (steps), `linear` or `cubic`.
         levels: of each control (and knot), evenly over its range: a grid of controls; 0: continuous controls. Dynamics
@@ -161,8 +162,6 @@ class MCTS:
             require_share(self, name)
         require_share(self, "cell_decay")
         splines.check(self.steps, self.segment_knots, self.segment_spline)
-        if self.segment > self.horizon:
-            raise ValueError(f"segment is {self.segment}; it must be at most the horizon of {self.horizon} steps")
         if self.levels == 1:
             raise ValueError("levels is 1; it must be 0 (continuous controls) or at least 2")
         if self.levels and self.rule == "hoot":
@@ -185,7 +184,7 @@ class MCTS:
     def steps(self) -> int:
         """Control steps of an edge."""
         if self.segment:
-            return self.segment
+            return min(self.segment, self.horizon)
         return next(n for n in range(max(self.horizon // 10, 1), 0, -1) if self.horizon % n == 0)
 
     @property

@@ -464,6 +464,15 @@ def test_equal_states_are_one_node():
     assert apart.stats["nodes"] > 10 * merged.stats["nodes"]
 
 
+def test_a_horizon_shorter_than_an_edge_is_one():
+    task, dynamics, state = pendulum()
+    plan = search(MCTS(horizon=3, segment=4, simulations=50), dynamics, task, state)
+    assert plan.stats["depth"] == 1
+    assert len(plan.controls) == 3
+    np.testing.assert_array_equal(plan.controls, plan.controls[:1].repeat(3, 0))
+    check_books(plan, 50)
+
+
 def test_continuous_controls_widen():
     task, dynamics, state = pendulum()
     for simulations, power in ((100, 0.5), (400, 0.5), (400, 0.25)):
@@ -552,7 +561,7 @@ def test_grids_begin_at_rest_and_spread():
     ("settings", "said"),
     [
         ({"rule": "ucb"}, "unknown rule 'ucb'; known: uct, puct, hoot"),
-        ({"segment": 61}, "at most the horizon of 60"),
+        ({"segment": -1}, "segment is -1"),
         ({"levels": 1}, "levels is 1"),
         ({"levels": 5, "rule": "hoot"}, "levels must be 0"),
         ({"simulations": 0}, "simulations is 0"),
