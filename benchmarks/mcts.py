@@ -11,18 +11,16 @@ next to harder ones: rollouts of random controls, and nothing kept from step to 
 mctx 0.0.71 runs on the CPU, in an environment of its own, in a process that answers requests; both search the same
 pendulum, with 11 controls and 256 simulations, in turn in one run. Set-up:
 
-    python benchmarks/mcts.py setup --peer .venv-mctx/bin/python
+    python benchmarks/peer.py mctx
 """
 
 import argparse
 import csv
-import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
+from peer import Peer
 from rich.console import Console
 from rich.table import Table
 from trimtab import robots, sim
@@ -32,7 +30,6 @@ from trimtab.controllers.problem import Problem
 from trimtab.launch.scenario import find, resolve
 from trimtab.robots import pendulum
 
-MCTX = "mctx==0.0.71"
 ITERATIONS = (6, 14, 20, 30, 45)
 PUBLISHED = {
     "poly_hoot": (46.9, 76.8, 77.9, 77.9, 77.9),
@@ -111,23 +108,6 @@ def scores(args: argparse.Namespace) -> None:
     Console(width=120).print(table)
 
 
-class Peer:
-    """mctx in its own environment."""
-
-    def __init__(self, python: str) -> None:
-        script = Path(__file__).parent / "peers" / "mctx_peer.py"
-        self.process = subprocess.Popen([python, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def ask(self, **request):
-        """The answer to a request."""
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"the peer ended (exit code {self.process.wait()}); run {self.process.args} to see why")
-        return json.loads(line)
-
-
 def pendulum_numbers() -> dict[str, float]:
     """What the peer's pendulum is made of."""
     model = robots.load("pendulum-swingup").robot.model
@@ -166,7 +146,7 @@ def our_searches(planner: MCTS, states: list, count: int) -> list[float]:
 def speed(args: argparse.Namespace) -> None:
     """Prints simulations a second, ours and mctx's."""
     simulations, steps, discount = 256, 60, 0.99
-    peer, task = Peer(args.peer), robots.load("pendulum-swingup")
+    peer, task = Peer(args.peer, "mctx_peer.py"), robots.load("pendulum-swingup")
     plant = sim.make("casadi", task)
     shared = {"horizon": steps, "segment": 1, "simulations": simulations, "levels": 11, "leaf": "value"}
     planners = {
@@ -198,17 +178,10 @@ def speed(args: argparse.Namespace) -> None:
     Console(width=120).print(table)
 
 
-def setup(args: argparse.Namespace) -> None:
-    """Makes the peer's environment."""
-    python = Path(args.peer)
-    subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)
-    subprocess.run([python, "-m", "pip", "install", "-q", MCTX], check=True)
-
-
 def main() -> None:
     """Runs one of the parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = {"cartpole": cartpole, "scores": scores, "speed": speed, "setup": setup}
+    parts = {"cartpole": cartpole, "scores": scores, "speed": speed}
     parser.add_argument("part", choices=parts)
     parser.add_argument("--peer", default=".venv-mctx/bin/python", help="the Python of mctx's environment")
     parser.add_argument("--reference", type=Path, help="a table of published returns, by iterations, as CSV")

@@ -10,18 +10,17 @@ Of a robot in closed form with terms that trace, a step and its reward are one c
 by its address.
 """
 
-import ctypes
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import types
 
 from ..robots.task import Task
 from ..sim import codegen
 from ..sim.branching import Branching, ClosedFormBranching
 from ..sim.closed_form import LARGEST
 from ..sim.interface import State
+from ..sim.products import call
 from .bandits import BROKEN, Rule, Tree, native
 from .tracing import traced
 from .tree import ASKING, attach, begin, finish, resume
@@ -240,23 +239,6 @@ def turn(  # type: ignore[no-untyped-def]
     return fill(tree, rule, job, progress[1], u, times, parents, rng)
 
 
-ENTRY = types.FunctionType(types.void(types.int64, types.int64, types.int64))
-
-
-class _Entry(types.WrapperAddressProtocol):
-    """A kernel's native code, as numba calls it."""
-
-    def __init__(self, kernel: codegen.Kernel) -> None:
-        entry: Any = kernel.bind(1, 1, np.zeros((1, 3), np.int64))
-        self._address = ctypes.cast(entry.func, ctypes.c_void_p).value or 0
-
-    def __wrapper_address__(self) -> int:
-        return self._address
-
-    def signature(self) -> Any:
-        return types.void(types.int64, types.int64, types.int64)
-
-
 class Memory(NamedTuple):
     """What compiled steps read and write, for P points and the horizon's H steps.
 
@@ -302,8 +284,8 @@ def grow(  # type: ignore[no-untyped-def]
         for p in range(points):
             for i in range(nx):
                 m.x[p, 0, i] = tree.rows[m.parents[p], i]
-        step(points, steps, step_table)
-        observe(points, 1, observe_table)
+        call(step, points, steps, step_table)
+        call(observe, points, 1, observe_table)
         for p in range(points):
             for i in range(nx):
                 m.rows[p, i] = m.x[p, job.segment, i]
@@ -320,6 +302,13 @@ def grow(  # type: ignore[no-untyped-def]
             last = job.horizon - round((m.times[p, 0] - job.time) / job.dt)
             if last < steps:
                 m.r[p, last] += m.terminal[p, last]
+
+
+def _address_of(kernel: codegen.Kernel) -> int:
+    """Where a kernel's native code begins."""
+    entry = codegen.told(kernel.bind(1, 1, np.zeros((1, 3), np.int64)))
+    assert entry is not None
+    return entry[0]
 
 
 class Objective:
@@ -361,7 +350,7 @@ class Compiled:
         self.step, self.observe = _kernels(model, task, objective)
         self._constants = np.zeros(max(len(model.constant), 1))
         self._memory: dict[tuple[int, int], tuple[Memory, Any, Any]] = {}
-        self._entries = _Entry(self.step), _Entry(self.observe)
+        self._entries = [_address_of(kernel) for kernel in (self.step, self.observe)]
 
     def grow(
         self, tree: Tree, rule: Rule, job: Job, state: State, simulations: int, batch: int, rng: np.random.Generator
