@@ -11,6 +11,7 @@ of trials using probabilistic dynamics models, 2018). Resampling is Poisson(1) c
 follows from its number alone, so that training on with more data never shows a member what it was to be tested on.
 """
 
+import copy
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
@@ -116,7 +117,7 @@ class Fit:
         rows, held_out: numbers of rows trained on and held out; where none is held out, the former stand in for them.
         updates: gradient steps.
         holdout: loss of each member's best weights, which it has now, on the rows held out (E,).
-        calibration: of the elites' mixture, on the rows held out.
+        calibration: of the elites' mixture, on the rows held out, over the outputs that vary.
         looks: how it went.
     """
 
@@ -162,6 +163,13 @@ class Members(nn.Module):
         """Means and log-variances (E, n, do) of normalised outputs of normalised inputs (E, n, di)."""
         h = self.network(x)
         return (h, None) if self.head is None else self.head(h)
+
+    def subset(self, which: np.ndarray) -> "Members":
+        """Some of the members (k,), in that order, with weights of their own."""
+        chosen, index = copy.deepcopy(self), torch.as_tensor(which, device=self.input_mean.device)
+        for p in chosen.parameters():
+            p.data = p.data[index]
+        return chosen
 
     def losses(self, x: Tensor, t: Tensor) -> Tensor:
         """Each member's loss (E,) on normalised inputs and outputs (E, n, ...), its bounds' not included."""
@@ -214,6 +222,10 @@ class Ensemble:
     def device(self) -> torch.device:
         """Where the networks are."""
         return self.members.input_mean.device
+
+    def elite_members(self) -> Members:
+        """The networks of the elites, for reading only: where every member is one, they are the ensemble's own."""
+        return self.members if len(self.elites) == self.settings.members else self.members.subset(self.elites)
 
     def predict(self, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Means and variances (E, n, do) of the outputs of inputs (n, di), by all members.
@@ -297,7 +309,10 @@ class Ensemble:
         self._restore(best)
         self.elites = np.argsort(best_loss, kind="stable")[: s.elites]
         means, variances = self.predict(inputs[test])
-        covered = calibration(means[self.elites], variances[self.elites], targets[test])
+        varying = np.ptp(targets[test], axis=0) > 0.0  # what always stays the same is covered by any interval
+        shown = np.flatnonzero(varying) if varying.any() else np.arange(self.outputs)
+        means, variances = means[self.elites][..., shown], variances[self.elites][..., shown]
+        covered = calibration(means, variances, targets[test][:, shown])
         return Fit(len(train), int(held.sum()), looks[-1].updates, best_loss, covered, looks)
 
     def state_dict(self) -> dict[str, Any]:

@@ -336,6 +336,16 @@ def test_few_rows_and_constant_columns_are_no_trouble():
         assert (variance[..., 0] < 1e-8).all()
 
 
+def test_what_never_changes_says_nothing_of_calibration():
+    rng = np.random.default_rng(0)
+    x, t, _ = wavy(400, rng)
+    ensemble = Ensemble(1, 4, rng, SMALL)
+    fit = ensemble.fit(x, np.column_stack([t, np.zeros(400), np.full(400, 3.0)]), rng)
+    held = ensemble.held_out(400)
+    mean, variance = (z[ensemble.elites][..., :2] for z in ensemble.predict(x[held]))
+    assert fit.calibration.error == calibration(mean, variance, t[held]).error
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -1,0 +1,167 @@
+"""What a learned model is told of readings and controls, and what of the readings it predicts.
+
+It is told angles that may turn on and on as sine and cosine, and predicts the change of the readings over one control
+period, which is small and of about the same size whatever the readings are. Readings that no motion changes (a robot's
+parameters) and the clock are not learned: they are held, and advanced by the period.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+
+from ..robots.arrays import Array, namespace
+from ..robots.layout import Layout, Reading
+from ..robots.plugins import UnknownName
+from ..robots.task import Robot
+
+_BALL = {mujoco.mjtJoint.mjJNT_FREE: 3, mujoco.mjtJoint.mjJNT_BALL: 0}
+"""Where in the positions of such a joint its quaternion begins."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Entries of the readings `y` (ny,) by what becomes of them.
+
+    Attributes:
+        ny, nu: numbers of readings' entries and of controls.
+        dt: control period [s].
+        angles: entries [rad] that the model is told as sine and cosine, and whose change is the shorter way round.
+        told: entries that it is told as they are.
+        predicted: entries whose change it predicts.
+        clocks: entries that are the time [s].
+        quaternions: first of four entries each, kept at length 1.
+    """
+
+    ny: int
+    nu: int
+    dt: float
+    angles: tuple[int, ...]
+    told: tuple[int, ...]
+    predicted: tuple[int, ...]
+    clocks: tuple[int, ...] = ()
+    quaternions: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, robot: Robot, *, angles: Iterable[str] | None = None, untold: Iterable[str] = ()) -> "Encoding":
+        """The encoding for `robot`.
+
+        Args:
+            robot: whose readings are encoded.
+            angles: readings, or single entries such as `joints[0]`, that are angles; by default those of hinges without
+                limits, as far as the robot's MuJoCo model knows.
+            untold: readings or entries that the model is to know nothing of, because the motion does not depend on
+                them: how far a robot has walked, for one. Their change is predicted all the same.
+
+        Raises:
+            UnknownName: there is no such reading.
+        """
+        layout = robot.layout
+        turning = _turning(robot) if angles is None else _entries(layout, angles)
+        clocks = _of_kind(layout, lambda r: r.sensor == mujoco.mjtSensor.mjSENS_CLOCK)
+        still = _of_kind(layout, lambda r: r.source == "parameter") | clocks
+        hidden = _entries(layout, untold) | still
+        every = range(layout.size)
+        return cls(
+            ny=layout.size,
+            nu=robot.nu,
+            dt=robot.dt,
+            angles=tuple(k for k in every if k in turning and k not in hidden),
+            told=tuple(k for k in every if k not in turning and k not in hidden),
+            predicted=tuple(k for k in every if k not in still),
+            clocks=tuple(sorted(clocks)),
+            quaternions=_quaternions(robot),
+        )
+
+    @property
+    def inputs(self) -> int:
+        """How many numbers the model is told."""
+        return 2 * len(self.angles) + len(self.told) + self.nu
+
+    @property
+    def outputs(self) -> int:
+        """How many it predicts."""
+        return len(self.predicted)
+
+    def tell(self, y: Array, u: Array) -> Array:
+        """What the model is told (..., inputs) of readings (..., ny) and controls (..., nu)."""
+        xp = namespace(y)
+        turning = y[..., list(self.angles)]
+        return xp.concat([xp.sin(turning), xp.cos(turning), y[..., list(self.told)], u], axis=-1)
+
+    def changes(self, y: np.ndarray, y_next: np.ndarray) -> np.ndarray:
+        """What it is to predict (..., outputs) where readings (..., ny) became `y_next`."""
+        change = y_next - y
+        turning = list(self.angles)
+        change[..., turning] = np.remainder(change[..., turning] + np.pi, 2.0 * np.pi) - np.pi
+        return change[..., list(self.predicted)]
+
+    def advance(self, y: Array, change: Array) -> Array:
+        """Readings (..., ny) one control period after `y`, on a predicted change (..., outputs) of them."""
+        y = y + 0.0  # a copy through which torch differentiates
+        y[..., list(self.predicted)] += change
+        y[..., list(self.clocks)] += self.dt
+        for start in self.quaternions:
+            turn = y[..., start : start + 4]
+            y[..., start : start + 4] = turn / (turn * turn).sum(-1)[..., None] ** 0.5
+        return y
+
+
+def _of_kind(layout: Layout, kind: Callable[[Reading], bool]) -> set[int]:
+    return {k for reading in layout.readings if kind(reading) for k in _range(layout, reading)}
+
+
+def _range(layout: Layout, reading: Reading) -> range:
+    where = layout[reading.name]
+    return range(where.start, where.stop)
+
+
+def _entries(layout: Layout, names: Iterable[str]) -> set[int]:
+    """Entries by the names of readings, or by their labels."""
+    found: set[int] = set()
+    for name in names:
+        if name in layout:
+            found.update(range(layout[name].start, layout[name].stop))
+        elif name in layout.labels:
+            found.add(layout.labels.index(name))
+        else:
+            raise UnknownName("reading", name, {*layout, *layout.labels})
+    return found
+
+
+def _turning(robot: Robot) -> set[int]:
+    """Entries that are the angles of hinges without limits."""
+    if robot.build is None:
+        return set()
+    model = robot.model
+    free = {
+        int(model.jnt_qposadr[j])
+        for j in range(model.njnt)
+        if model.jnt_type[j] == mujoco.mjtJoint.mjJNT_HINGE and not model.jnt_limited[j]
+    }
+    return {k for k, position in _positions(robot.layout).items() if position in free}
+
+
+def _quaternions(robot: Robot) -> tuple[int, ...]:
+    """Where quaternions of free and ball joints begin that are read as a whole, and in order."""
+    if robot.build is None:
+        return ()
+    model = robot.model
+    begins = {int(model.jnt_qposadr[j]) + _BALL[t] for j in range(model.njnt) if (t := _kind(model, j)) in _BALL}
+    places = _positions(robot.layout)
+    return tuple(k for k, p in places.items() if p in begins and all(places.get(k + i) == p + i for i in range(1, 4)))
+
+
+def _kind(model: mujoco.MjModel, joint: int) -> mujoco.mjtJoint:
+    return mujoco.mjtJoint(int(model.jnt_type[joint]))
+
+
+def _positions(layout: Layout) -> dict[int, int]:
+    """Which generalised position each entry is that is one."""
+    return {
+        k: position
+        for reading in layout.readings
+        if reading.source == "qpos"
+        for k, position in zip(_range(layout, reading), reading.index)
+    }

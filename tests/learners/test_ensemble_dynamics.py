@@ -1,0 +1,279 @@
+"""Ensembles as dynamics: conformance, the law of what they predict, and planning on them."""
+
+import functools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from trimtab import robots, sim
+from trimtab.controllers.cem import CEM
+from trimtab.controllers.problem import Problem
+from trimtab.learners.encoding import Encoding
+from trimtab.learners.ensemble import EnsembleSettings
+from trimtab.learners.ensemble_dynamics import EnsembleDynamics, EnsembleModel
+from trimtab.learners.replay import Replay
+from trimtab.robots.plugins import UnknownName
+from trimtab.sim import State
+from trimtab.sim.branching import Branching, branching
+from trimtab.sim.conformance import DynamicsConformance
+
+TASK = robots.load("cartpole-swingup")
+SMALL = EnsembleSettings(members=4, elites=2, hidden=(32, 32), batch=128, epochs=60)
+
+
+@functools.cache
+def recorded(name="cartpole-swingup", episodes=12, steps=60):
+    """Random controls, each held for some steps."""
+    task = robots.load(name)
+    plant, store, rng = sim.make("mujoco", task), Replay(task.robot), np.random.default_rng(0)
+    low, high = task.robot.control_limits
+    for episode in range(episodes):
+        state = plant.reset(episode)
+        for k in range(steps):
+            if k % 4 == 0:
+                u = rng.uniform(low, high)
+            after = plant.step(u)
+            store.append(state.y, u, float(task.reward(after.y, u)), after.y, truncated=k == steps - 1)
+            state = after
+    return store
+
+
+@functools.cache
+def learned():
+    rng = np.random.default_rng(0)
+    model = EnsembleModel(TASK.robot, rng, SMALL)
+    fit = model.fit(recorded(), rng)
+    return model, fit
+
+
+def start(seed=1):
+    return sim.make("mujoco", TASK).reset(seed)
+
+
+class _Learned(DynamicsConformance):
+    simulator, task = "mujoco", "cartpole-swingup"
+    stochastic, tolerance, needs_x = True, None, False
+    members = 4
+    propagation = "ts1"
+
+    def make_dynamics(self):
+        return EnsembleDynamics(TASK, learned()[0], self.propagation, 4)
+
+
+class TestTS1(_Learned):
+    pass
+
+
+class TestTSInfinity(_Learned):
+    propagation = "tsinf"
+
+
+class TestMeans(_Learned):
+    propagation = "mean"
+    members = 2
+
+
+def plainly(model, state, controls, propagation, particles, rng):
+    """The same rollout by one step, particle and candidate at a time."""
+    encoding, ensemble = model.encoding, model.ensemble
+    horizon = controls.shape[1]
+    noise = rng.standard_normal((horizon, particles, 1, encoding.outputs))
+    order = np.tile(np.arange(particles), (horizon, 1))
+    if propagation == "ts1":
+        order = rng.permuted(order, axis=1)
+    y = np.empty((particles, len(controls), horizon + 1, encoding.ny))
+    y[:, :, 0] = state.y
+    for k, slot, n in np.ndindex(horizon, particles, len(controls)):
+        p = order[k, slot]
+        mean, variance = ensemble.predict(encoding.tell(y[p, n, k], controls[n, k])[None])
+        e = ensemble.elites[slot * len(ensemble.elites) // particles]
+        change = mean[e, 0] + np.sqrt(variance[e, 0]) * noise[k, slot, 0]
+        y[p, n, k + 1] = encoding.advance(y[p, n, k], change)
+    return y
+
+
+@pytest.mark.parametrize("propagation", ["ts1", "tsinf"])
+def test_sampled_trajectories_are_those_of_a_plain_loop(propagation):
+    model = learned()[0]
+    controls = np.random.default_rng(1).uniform(-1, 1, (3, 4, 1))
+    y = EnsembleDynamics(TASK, model, propagation, 6).rollout(start(), controls, np.random.default_rng(2)).y
+    expected = plainly(model, start(), controls, propagation, 6, np.random.default_rng(2))
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_means_follow_one_elite_each_without_noise():
+    model = learned()[0]
+    controls = np.random.default_rng(1).uniform(-1, 1, (2, 5, 1))
+    found = EnsembleDynamics(TASK, model, "mean").rollout(start(), controls, np.random.default_rng(2)).y
+    for e, member in zip(model.ensemble.elites, found):
+        y = np.tile(start().y, (2, 1))
+        for k in range(5):
+            mean, _ = model.ensemble.predict(model.encoding.tell(y, controls[:, k]))
+            y = model.encoding.advance(y, mean[e])
+            np.testing.assert_allclose(member[:, k + 1], y, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_has_the_mixtures_moments():
+    model = learned()[0]
+    controls = np.full((1, 1, 1), 0.5)
+    y = EnsembleDynamics(TASK, model, "ts1", 20_000).rollout(start(), controls, np.random.default_rng(0)).y[:, 0, 1]
+    mean, variance = model.ensemble.predict(model.encoding.tell(start().y, controls[0, 0])[None])
+    mean, variance = mean[model.ensemble.elites, 0], variance[model.ensemble.elites, 0]
+    total = variance.mean(axis=0) + mean.var(axis=0)  # the law of total variance
+    assert (abs(y.mean(axis=0) - start().y - mean.mean(axis=0)) < 5 * np.sqrt(total / 20_000)).all()
+    np.testing.assert_allclose(y.var(axis=0), total, rtol=0.06)
+
+
+def opposed():
+    """Two members without noise: one moves the cart by 1 each step, the other by -1."""
+    settings = EnsembleSettings(members=2, elites=2, hidden=(4,), probabilistic=False)
+    model = EnsembleModel(TASK.robot, np.random.default_rng(0), settings)
+    network = model.ensemble.members.network
+    with torch.no_grad():
+        for p in network.parameters():
+            p.zero_()
+        network.biases[-1][:, 0, 0] = torch.tensor([1.0, -1.0])
+    return model
+
+
+def test_ts1_draws_a_member_for_each_step_and_tsinf_one_for_all():
+    controls = np.zeros((2, 16, 1))
+    cart = {
+        kind: EnsembleDynamics(TASK, opposed(), kind, 2000).rollout(start(), controls, np.random.default_rng(0)).y
+        for kind in ("ts1", "tsinf")
+    }
+    moved = {kind: np.round(y[..., -1, 0] - start().y[0]) for kind, y in cart.items()}
+    np.testing.assert_array_equal(np.unique(moved["tsinf"]), [-16, 16])
+    assert moved["tsinf"].mean() == 0
+    walk = moved["ts1"][:, 0]  # binomial: variance 16
+    assert walk.mean() == pytest.approx(0.0, abs=0.01)  # in every step as many go one way as the other
+    assert walk.var() == pytest.approx(16.0, rel=0.15)
+    for y in cart.values():
+        np.testing.assert_array_equal(y[:, 0], y[:, 1])  # the same controls meet the same draws
+
+
+def test_rollouts_do_not_depend_on_how_they_are_cut(monkeypatch):
+    dynamics = EnsembleDynamics(TASK, learned()[0], "ts1", 4)
+    controls = np.random.default_rng(1).uniform(-1, 1, (9, 5, 1))
+    whole = dynamics.rollout(start(), controls, np.random.default_rng(0)).y
+    monkeypatch.setattr("trimtab.learners.ensemble_dynamics._ROWS", 8)
+    parts = dynamics.rollout(start(), controls, np.random.default_rng(0)).y
+    np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_it_predicts_better_than_a_linear_model():
+    """A swinging pendulum, eight steps ahead, from where it was not trained; the linear model is of least squares."""
+    task, rng = robots.load("pendulum-swingup"), np.random.default_rng(0)
+    store = recorded("pendulum-swingup")
+    model = EnsembleModel(task.robot, rng, replace(SMALL, learning_rate=3e-3))
+    fit = model.fit(store, rng)
+    assert fit.rows + fit.held_out == len(store) == 720
+    data = store.all()
+    design = np.column_stack([data.y, data.u, np.ones(len(data))])
+    linear = np.linalg.lstsq(design, data.y_next, rcond=None)[0]
+    plant, dynamics = sim.make("mujoco", task), EnsembleDynamics(task, model, "mean")
+    errors = {"learned": [], "linear": []}
+    for seed in range(100, 120):
+        state, controls = plant.reset(seed), rng.uniform(-1, 1, (8, 1))
+        y = state.y
+        for u in controls:
+            y = np.concatenate([y, u, [1.0]]) @ linear
+            truth = plant.step(u).y
+        errors["linear"].append(y - truth)
+        errors["learned"].append(dynamics.advance(state, controls).y - truth)
+    rms = {kind: np.sqrt(np.mean(np.square(found), axis=0)) for kind, found in errors.items()}
+    assert (rms["learned"] < 0.2 * rms["linear"]).all()
+
+
+def test_advance_follows_the_mixtures_mean():
+    opposite = EnsembleDynamics(TASK, opposed(), "ts1", 2)
+    end = opposite.advance(replace(start(), x=None), np.zeros((3, 1)))
+    np.testing.assert_allclose(end.y, start().y, atol=1e-6)
+    assert end.time == pytest.approx(0.03)
+    assert end.x is None
+
+
+def test_tree_search_branches_on_it():
+    model = learned()[0]
+    for propagation in ("ts1", "tsinf", "mean"):
+        dynamics = EnsembleDynamics(TASK, model, propagation, 4)
+        assert isinstance(dynamics, Branching)
+        assert branching(dynamics, TASK) is dynamics
+        rows = np.stack([dynamics.root(start(seed)) for seed in range(3)])
+        controls = np.random.default_rng(0).uniform(-1, 1, (3, 4, 1))
+        found = dynamics.branch(rows, controls, 2, np.random.default_rng(0))
+        assert found.y.shape == (3, 4, 4)
+        assert found.valid.all()
+        np.testing.assert_array_equal(found.rows, found.y[:, 1])
+    moved = EnsembleDynamics(TASK, opposed(), "tsinf", 2).branch(
+        np.zeros((400, 4)), np.zeros((400, 5, 1)), 5, np.random.default_rng(0)
+    )
+    np.testing.assert_array_equal(np.unique(moved.rows[:, 0]), [-5, 5])
+    assert abs(moved.rows[:, 0].mean()) < 0.7
+    walk = EnsembleDynamics(TASK, opposed(), "ts1", 2).branch(
+        np.zeros((400, 4)), np.zeros((400, 5, 1)), 5, np.random.default_rng(0)
+    )
+    assert walk.rows[:, 0].var() == pytest.approx(5.0, rel=0.3)
+
+
+def test_planners_search_it_with_risk_over_its_particles():
+    dynamics = EnsembleDynamics(TASK, learned()[0], "tsinf", 4)
+    controls = np.random.default_rng(0).uniform(-1, 1, (5, 6, 1))
+    costs = {}
+    for risk in ("mean", "worst"):
+        problem = Problem(dynamics, TASK, start(), 6, np.random.default_rng(1), risk=risk)
+        costs[risk] = problem.cost(controls)
+    y = dynamics.rollout(start(), controls, np.random.default_rng(1)).y
+    times = start().time + 0.01 * np.arange(1, 7)
+    u = np.broadcast_to(controls, (4, *controls.shape))
+    each = TASK.cost(y[:, :, 1:], u, times).sum(axis=-1) + TASK.terminal_cost(y[:, :, -1], u[:, :, -1], times[-1])
+    np.testing.assert_allclose(costs["mean"], each.mean(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(costs["worst"], each.max(axis=0), rtol=1e-9)
+    problem = Problem(dynamics, TASK, start(), 12, np.random.default_rng(1))
+    plan = CEM(horizon=12, samples=32).plan(problem, None, np.random.default_rng(0))
+    still = problem.cost(np.zeros((1, 12, 1)))
+    assert plan.cost < still[0]
+
+
+def test_a_saved_model_predicts_and_trains_as_the_one_saved(tmp_path):
+    rng = np.random.default_rng(0)
+    model = EnsembleModel(TASK.robot, rng, replace(SMALL, epochs=3), Encoding.of(TASK.robot, untold=["cart"]))
+    model.save(tmp_path / "model.safetensors")
+    loaded = EnsembleModel.load(tmp_path / "model.safetensors", TASK.robot)
+    assert loaded.encoding == model.encoding
+    for one in (model, loaded):
+        one.fit(recorded(), np.random.default_rng(1))
+    controls = np.ones((1, 5, 1))
+    one, other = (
+        EnsembleDynamics(TASK, m, "ts1", 4).rollout(start(), controls, np.random.default_rng(2)).y
+        for m in (model, loaded)
+    )
+    np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match="is of another robot: cartpole; expected: pendulum"):
+        EnsembleModel.load(tmp_path / "model.safetensors", robots.load("pendulum-swingup").robot)
+    model.ensemble.save(tmp_path / "ensemble.safetensors")
+    with pytest.raises(ValueError, match="of kind 'ensemble', not 'ensemble model'"):
+        EnsembleModel.load(tmp_path / "ensemble.safetensors", TASK.robot)
+
+
+def test_what_does_not_fit_is_refused():
+    model = learned()[0]
+    with pytest.raises(ValueError, match="5 particles are not a multiple of the 2 elites"):
+        EnsembleDynamics(TASK, model, "ts1", 5)
+    with pytest.raises(UnknownName, match="did you mean 'tsinf'"):
+        EnsembleDynamics(TASK, model, "tsinfinity")
+    with pytest.raises(ValueError, match="the model is of another robot"):
+        EnsembleDynamics(robots.load("pendulum-swingup"), model)
+    with pytest.raises(ValueError, match="the replay store is of another robot"):
+        model.fit(Replay(robots.load("pendulum-swingup").robot), np.random.default_rng(0))
+
+
+def test_predictions_that_break_down_are_marked():
+    model = opposed()
+    with torch.no_grad():
+        model.ensemble.members.network.biases[-1][0, 0, 1] = torch.inf
+    rollout = EnsembleDynamics(TASK, model, "tsinf", 4).rollout(
+        State(0.0, np.zeros(4)), np.zeros((3, 2, 1)), np.random.default_rng(0)
+    )
+    np.testing.assert_array_equal(rollout.valid, np.repeat([[False], [False], [True], [True]], 3, axis=1))
