@@ -14,7 +14,7 @@ from typing import Any
 PACKAGES = {
     "judo": ("judo-rai==0.1.0", "mujoco==3.6.0"),
     "mctx": ("mctx==0.0.71",),
-    "crocoddyl": ("crocoddyl==3.2.1", "pin==4.0.0", "example-robot-data"),
+    "crocoddyl": ("crocoddyl==3.2.1", "pin==4.0.0", "example-robot-data==5.0.0"),
 }
 """What each peer's environment holds; versions are those that were measured."""
 

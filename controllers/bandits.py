@@ -19,11 +19,11 @@ and Wang, Exploration exploitation in Go, 2006 (first-play urgency); Couetoux et
 bonus, limited depth); Chaslot, Winands and van den Herik, Parallel Monte-Carlo tree search, 2008 (virtual loss).
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+
+from ..sim.jit import compiled
 
 UCT, PUCT, HOO = 0, 1, 2
 NONE = -1
@@ -167,7 +167,7 @@ class Rule(NamedTuple):
     reference: Any
 
 
-native: Any = functools.partial(njit, nogil=True, cache=True)
+native: Any = compiled()
 
 
 @native

@@ -4,13 +4,10 @@ By Jacobi's rotations, which take as long as a library's eigenvalue routine take
 Computations, 4th ed., chapter 8.5).
 """
 
-import functools
-from typing import Any
-
 import numpy as np
-from numba import njit, types
+from numba import types
 
-_native: Any = functools.partial(njit, nogil=True, cache=True, error_model="numpy")
+from ..sim.jit import compiled
 
 _SWEEPS = 30
 """At most; convergence is quadratic, and takes five or so."""
@@ -18,11 +15,11 @@ _SWEEPS = 30
 _STACK, _STRIDED = types.float64[:, :, ::1], types.float64[:, :, :]
 
 
-@_native(types.void(_STACK, _STACK, _STRIDED))
+@compiled(types.void(_STACK, _STACK, _STRIDED))
 def add_convex(h: np.ndarray, rows: np.ndarray, hessian: np.ndarray) -> None:
     """Adds rows' [h]_+ rows to `hessian` (H, r, r), for symmetric `h` (H, b, b) and `rows` (H, b, r).
 
-    What is not finite stays so.
+    Where `h` is not finite, or its square, the sum is not a number.
     """
     size, width = rows.shape[1], rows.shape[2]
     a, v, w = np.zeros((size, size)), np.zeros((size, size)), np.zeros(width)
@@ -33,6 +30,11 @@ def add_convex(h: np.ndarray, rows: np.ndarray, hessian: np.ndarray) -> None:
                 a[i, j] = h[k, i, j]
                 v[i, j] = 1.0 if i == j else 0.0
                 total += a[i, j] * a[i, j]
+        if not total < np.inf:
+            for i in range(width):
+                for j in range(width):
+                    hessian[k, i, j] = np.nan
+            continue
         for _ in range(_SWEEPS):
             off = 0.0
             for i in range(size):

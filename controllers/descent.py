@@ -5,15 +5,15 @@ of Python takes longer than the numbers do. `Work` is what they need then; for o
 same lines on an object with methods `about`, `solve`, `follow`, `keep` and `accept`.
 """
 
-import functools
 import math
 import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from ..sim.closed_form import LARGEST
+from ..sim.jit import compiled, inline
 from ..sim.products import call
 from .convex import add_convex
 from .riccati import sweep
@@ -32,12 +32,6 @@ LEAST, MOST = 1e-6, 1e10
 
 SPENT, SETTLED, STUCK, UNDEFINED, INDEFINITE = range(5)
 """Why iterations ended: as many as allowed; no more reduction; no step that reduces; no model; no convex model."""
-
-LARGEST = 1e10
-"""Numbers of a state beyond it mean that it diverged."""
-
-_native: Any = functools.partial(njit, nogil=True, cache=True, error_model="numpy")
-_inline: Any = functools.partial(njit, nogil=True, error_model="numpy", no_cpython_wrapper=True)()
 
 
 class Work(NamedTuple):
@@ -112,20 +106,20 @@ class Work(NamedTuple):
     outcome: np.ndarray
 
 
-@_inline
+@inline
 def _run(calls):  # type: ignore[no-untyped-def]
     for i in range(calls.shape[0]):
         call(calls[i, 0], calls[i, 1], calls[i, 2], calls[i, 3])
 
 
-@_inline
+@inline
 def _copy(target, source):  # type: ignore[no-untyped-def]
     for i in range(source.shape[0]):
         for j in range(source.shape[1]):
             target[i, j] = source[i, j]
 
 
-@_inline
+@inline
 def about(work):  # type: ignore[no-untyped-def]
     """Computes the local model about the trajectory."""
     _run(work.models)
@@ -140,7 +134,7 @@ def about(work):  # type: ignore[no-untyped-def]
             add_convex(work.last_blocks[b], work.last_rows[b], work.W[end:])
 
 
-@_inline
+@inline
 def solve(work, mu):  # type: ignore[no-untyped-def]
     """The best policy on the model: the step at which there is none or -1, slope, curvature and gradient."""
     for k in range(work.u.shape[0]):
@@ -159,7 +153,7 @@ def solve(work, mu):  # type: ignore[no-untyped-def]
     return failed, work.numbers[0], work.numbers[1], work.numbers[2]
 
 
-@_inline
+@inline
 def follow(work, first):  # type: ignore[no-untyped-def]
     """Rolls the policy out for a group of step sizes from `first` on: the best's merit, size, and number."""
     count = work.tried.size
@@ -179,6 +173,8 @@ def follow(work, first):  # type: ignore[no-untyped-def]
         for k in range(work.found.shape[1]):
             for j in range(work.found.shape[2]):
                 pushed = max(0.0, work.multipliers[k, j] + rho * work.found[i, k, j])
+                if not abs(work.found[i, k, j]) < np.inf:
+                    pushed = np.inf
                 merit += (pushed * pushed - work.multipliers[k, j] ** 2) / (2.0 * rho)
         if merit < least:
             best, least = i, merit
@@ -186,7 +182,7 @@ def follow(work, first):  # type: ignore[no-untyped-def]
     return least, work.tried[best], best
 
 
-@_inline
+@inline
 def keep(work, best):  # type: ignore[no-untyped-def]
     """Keeps one of the trajectories of the last rollouts."""
     for k in range(work.kept_x.shape[0]):
@@ -199,7 +195,7 @@ def keep(work, best):  # type: ignore[no-untyped-def]
     work.outcome[1] = work.outcome[0]
 
 
-@_inline
+@inline
 def accept(work):  # type: ignore[no-untyped-def]
     """Goes on from the kept trajectory."""
     _copy(work.x, work.kept_x)
@@ -223,10 +219,11 @@ def _descend(work, count, together, most, tolerance, mu, growth, merit):  # type
         merit: of the trajectory: its cost, and what constraints add.
 
     Returns:
-        Why they ended, the step at which the model was not convex if that is why, the number of iterations and of
-        groups of rollouts, regularisation and factor, merit, and the gradient that was left.
+        Why they ended, the step at which the model was not convex or -1, the number of iterations and of groups of
+        rollouts, regularisation and factor to go on with, merit, and the gradient that was left.
     """
     iterations, groups, gradient, known = 0, 0, np.nan, False
+    steady, stuck = mu, False  # the regularisation before steps failed; whether they have since one was accepted
     while iterations < most:
         iterations += 1
         if not known:
@@ -239,14 +236,16 @@ def _descend(work, count, together, most, tolerance, mu, growth, merit):  # type
             growth = max(GROWTH, growth * GROWTH)
             mu = max(LEAST, mu * growth)
             if mu > MOST:
-                return INDEFINITE, failed, iterations, groups, mu, growth, merit, gradient
+                return INDEFINITE, failed, iterations, groups, steady, 1.0, merit, gradient
             failed, slope, curvature, steepest = solve(work, mu)
         gradient = steepest
         small = tolerance * (1.0 + abs(merit))
-        if -(slope + 0.5 * curvature) <= small:
+        # After a step that failed, it is the regularisation that makes the promise small.
+        nothing = -(slope + 0.5 * curvature) <= small
+        if nothing and not stuck:
             return SETTLED, -1, iterations, groups, mu, growth, merit, gradient
         better, enough = np.inf, False
-        for first in range(0, count, together):
+        for first in range(0, 0 if nothing else count, together):
             groups += 1
             least, size, best = follow(work, first)
             if not least < better:
@@ -257,22 +256,25 @@ def _descend(work, count, together, most, tolerance, mu, growth, merit):  # type
             if merit - least > SATISFIED * promise:
                 break
         if not enough:
+            stuck = True
             growth = max(GROWTH, growth * GROWTH)
             mu = max(LEAST, mu * growth)
-            if mu > MOST:
-                return STUCK, -1, iterations, groups, mu, growth, merit, gradient
+            if nothing or mu > MOST:
+                failed = solve(work, steady)[0]  # gains as they would be without
+                return STUCK, failed, iterations, groups, steady, 1.0, merit, gradient
             continue
         accept(work)
         known = False
         growth = min(1.0 / GROWTH, growth / GROWTH)
         mu = mu * growth if mu * growth > LEAST else 0.0
+        steady, stuck = mu, False
         change, merit = merit - better, better
         if change <= small:
             return SETTLED, -1, iterations, groups, mu, growth, merit, gradient
     return SPENT, -1, iterations, groups, mu, growth, merit, gradient
 
 
-native: Callable[..., Any] = _native(_descend)
+native: Callable[..., Any] = compiled()(_descend)
 """`_descend` on a `Work`."""
 
 

@@ -79,6 +79,11 @@ class Objective:
             return np.zeros((*u.shape[:-1], 0))
         return self._constraints.residuals(y[..., 1:, :], u, times)
 
+    @property
+    def native(self) -> bool:
+        """Whether constraints, if there are, are compiled."""
+        return self._constraints is None or self._constraints.values.native
+
     def bind(self, y: np.ndarray, u: np.ndarray, times: np.ndarray, out: np.ndarray) -> Callable[[], None]:
         """What writes the constraints' residuals to `out` (N, H, k) at each call, from where the arguments lie then.
 
@@ -369,7 +374,7 @@ class _Constraints:
         self.active = _support(ca, residual, traced.z) or [0]
         self._slopes = _Sparse(ca.jacobian(residual, traced.z[self.active]))
         given = [traced.y, traced.u, traced.t]
-        self.values = codegen.compile(ca.Function("constraints", given, [residual]))
+        self.values = codegen.compile(ca.Function("constraints", given, [residual]), nan="kept")
         self._kernel = codegen.compile(ca.Function("constraints", given, [residual, self._slopes.entries]))
         self._ny = traced.y.numel()
 

@@ -19,7 +19,9 @@ Method, 1988 (costates in the second-order terms).
 
 import enum
 import math
-from dataclasses import dataclass, field, replace
+import threading
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -41,6 +43,10 @@ PROGRESS = 0.25
 
 PATIENCE = 20
 """Iterations after which multipliers are updated even if the cost still falls."""
+
+
+CARRIED = 1e3
+"""Most regularisation that a search takes over from the one before."""
 
 
 class Status(enum.IntEnum):
@@ -97,6 +103,20 @@ def _differentiable_names() -> list[str]:
     return found
 
 
+class _Kept:
+    """What a planner keeps from plan to plan: where it computes, which copies of the planner make anew."""
+
+    def __init__(self) -> None:
+        self.locals: dict[tuple[int, ...], Local] = {}
+        self.lock = threading.RLock()
+
+    def __deepcopy__(self, memo: Any) -> "_Kept":
+        return _Kept()
+
+    def __reduce__(self) -> Any:
+        return _Kept, ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class ILQR:
     """Iterative LQR, or DDP with `second_order`.
@@ -106,8 +126,9 @@ class ILQR:
         replan: control steps from one plan to the next; in between, gains hold the plan.
         iterations: at most, per plan.
         first_iterations: at most, for the first plan; 0 is ten times `iterations`.
-        steps: step sizes tried at once, each half the one before.
-        tolerance: a predicted or actual reduction of the cost by less than this share of it ends the search.
+        steps: step sizes of the line search, each half the one before. Native code tries as many at once as the
+            processor's vectors hold, and no shorter ones if the best of them will do; the last group is filled up.
+        tolerance: a predicted or actual reduction of the cost J by less than this share of 1 + |J| ends the search.
         feasibility: constraint violation that counts as none.
         regularisation: at the beginning of the first search.
         second_order: whether the dynamics' second derivatives are used, where the dynamics have them.
@@ -133,7 +154,7 @@ class ILQR:
     first_samples: int = 64
     noise: float = 0.5
     knots: int = 10
-    _locals: dict[tuple[int, ...], Local] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _kept: ClassVar[_Kept]  # set for each planner, and no setting
 
     def __post_init__(self) -> None:
         require_at_least(
@@ -150,6 +171,7 @@ class ILQR:
         )
         require_positive(self, "feasibility", "noise")
         splines.check(self.horizon, self.knots, "linear")
+        object.__setattr__(self, "_kept", _Kept())
 
     def check(self, dynamics: Dynamics, task: Task) -> None:
         """Gets ready for plans of `task` on `dynamics`.
@@ -173,12 +195,16 @@ class ILQR:
 
         Its `memory` is a `Memory`; its `stats` are `evaluations`, `iterations`, the `status` as a number, the
         `regularisation`, the largest constraint `violation`, and the `gradient` that was left. Where every start
-        diverges, the plan is the shifted one, at infinite cost.
+        diverges, the plan is the shifted one, at infinite cost. One plan is made at a time.
+
+        Raises:
+            ValueError: dynamics without derivatives, a term that does not trace, or a horizon shorter than `knots`.
         """
-        search = _Search(self, problem)
-        search.remember(warm)
-        begun = search.begin(warm, rng)
-        return search.run(begun, self._most(warm))
+        with self._kept.lock:
+            search = _Search(self, problem)
+            search.remember(warm)
+            begun = search.begin(warm, rng)
+            return search.run(begun, self._most(warm))
 
     def solve(self, problem: Problem, x: np.ndarray, u: np.ndarray) -> Plan:
         """A plan for `problem` from a guess of states `x` (H+1, nx) and controls `u` (H, nu) that need not fit.
@@ -189,7 +215,6 @@ class ILQR:
         Raises:
             ValueError: arrays of other shapes, or numbers that are not finite.
         """
-        search = _Search(self, problem)
         horizon, nu = problem.horizon, problem.task.robot.nu
         if np.shape(u) != (horizon, nu) or np.ndim(x) != 2 or len(x) != horizon + 1:
             raise ValueError(
@@ -198,16 +223,18 @@ class ILQR:
             )
         if not (np.isfinite(x).all() and np.isfinite(u).all()):
             raise ValueError("the guess has entries that are not finite numbers")
-        return search.run(search.guessed(np.asarray(x, float), np.clip(u, *search.limits)), self._most(None))
+        with self._kept.lock:
+            search = _Search(self, problem)
+            return search.run(search.guessed(np.asarray(x, float), np.clip(u, *search.limits)), self._most(None))
 
     def _local(self, dynamics: Dynamics, task: Task, horizon: int) -> Local:
         """Where the searches compute, made once: it is the same for all plans of a run."""
-        key = (id(dynamics), id(task), horizon)
-        if key not in self._locals:
+        known, key = self._kept.locals, (id(dynamics), id(task), horizon)
+        if key not in known:
             made = local(self._model(dynamics), task, horizon, self.steps)
-            self._locals.clear()
-            self._locals[key] = made
-        return self._locals[key]
+            known.clear()
+            known[key] = made
+        return known[key]
 
     def _most(self, warm: Plan | None) -> int:
         return self.iterations if warm is not None else self.first_iterations or 10 * self.iterations
@@ -233,7 +260,7 @@ class _Search:
     def remember(self, warm: Plan | None) -> None:
         """Takes over what the search before has learned."""
         if warm is not None and isinstance(warm.memory, Memory):
-            self.mu = warm.memory.regularisation
+            self.mu = min(warm.memory.regularisation, CARRIED)
             if warm.memory.multipliers.shape[1:] == self.local.multipliers.shape[1:]:
                 index = warm.steps_from(self.problem.state.time, self.problem.horizon)
                 self.local.multipliers, self.local.penalty = warm.memory.multipliers[index], warm.memory.penalty
@@ -292,8 +319,9 @@ class _Search:
         """A trajectory whose steps need not lead to one another."""
         y, reached = [], []
         nothing = np.zeros_like(u[:1]), np.zeros_like(self.gains[:1]), np.zeros(1)
+        first = self.problem.state
         for k, state in enumerate(x):
-            begin = self.model.place(self.problem.state, state)
+            begin = self.model.place(replace(first, time=first.time + k * self.problem.task.robot.dt), state)
             given = u[min(k, len(u) - 1)][None]
             found = self.model.policy_rollout(begin, np.stack([state] * 2), given, *nothing, self.limits)
             y.append(found.y[0, 0])
@@ -328,7 +356,7 @@ class _Search:
                 min(patience, most - count), self.planner.tolerance, self.mu, self.growth
             )
             count, since = count + done, since + done
-            if local.policy is not None:
+            if local.policy is not None and local.policy.failed < 0:
                 self.gains = local.policy.feedback
             if why in (descent.UNDEFINED, descent.INDEFINITE):
                 return Status.STUCK, self._undefined(failed), count

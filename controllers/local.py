@@ -173,10 +173,18 @@ class Local:
         found = self.model.policy_rollout(problem.state, *reference, *policy, sizes, problem.limits)
         with np.errstate(all="ignore"):  # diverged ones may overflow; they do not count
             costs = self.goal.costs(found.y, found.u, problem.times)
+            violations = self.goal.violations(found.y, found.u, problem.times)
         costs = np.where(found.valid & np.isfinite(costs), costs, np.inf)
-        violations = self.goal.violations(found.y, found.u, problem.times)
         self.tried = Tried(found.x, found.y, found.u, costs, violations)
-        merits = costs + penalised(violations, self.multipliers, self.penalty) if self.goal.constrained else costs
+        return self._best(self.tried)
+
+    def _best(self, tried: Tried) -> tuple[int, float]:
+        """The number and the merit of the best."""
+        merits = tried.costs
+        if self.goal.constrained:
+            with np.errstate(all="ignore"):
+                merits = merits + penalised(tried.violations, self.multipliers, self.penalty)
+            merits = np.where(np.isfinite(tried.violations).all((1, 2)) & np.isfinite(merits), merits, np.inf)
         best = int(np.argmin(merits))
         return best, float(merits[best])
 
@@ -207,7 +215,7 @@ class _Compiled(Local):
         super().__init__(model, task, horizon, count)
         here, cost = machine(), compiled_cost(task)
         form: ClosedForm = model.model
-        if here is None or cost is None:
+        if here is None or cost is None or not self.goal.native:
             raise TooLong("without native code")
         composed = Composed(task, form)
         self.together = min(count, here.width)
@@ -310,6 +318,8 @@ class _Compiled(Local):
         self._work.limits[:] = problem.limits
         for times in (self._times[:, 0], self._cost.times, self._cost_of_one.times):
             times[:] = problem.times
+        for follower in (self._one, self._all):
+            follower.begin(problem.state)
 
     def descend(self, most: int, tolerance: float, mu: float, growth: float) -> Any:
         """See `Local.descend`."""
@@ -318,7 +328,6 @@ class _Compiled(Local):
         w, at = self._work, self.at
         self._put(at)
         w.violations[:], w.outcome[2] = at.violations, at.cost
-        self._all.begin(self._problem.state)
         found = self._iterate(most, tolerance, mu, growth, self.merit(at))
         self._problem.evaluations += found[3] * self.together
         self.at = Trajectory(w.x.copy(), w.y.copy(), w.u.copy(), float(w.outcome[2]), w.violations.copy())
@@ -371,11 +380,7 @@ class _Compiled(Local):
         for run in cost.runs:
             run()
         self.tried = self._told(follower, cost)
-        merits = self.tried.costs
-        if self.goal.constrained:
-            merits = merits + penalised(self.tried.violations, self.multipliers, self.penalty)
-        best = int(np.argmin(merits))
-        return best, float(merits[best])
+        return self._best(self.tried)
 
 
 def _calls(bound: list[Callable[[], None]]) -> np.ndarray:

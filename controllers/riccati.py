@@ -20,17 +20,13 @@ Tassa, Erez and Todorov, Synthesis and Stabilization of Complex Behaviors, 2012;
 Control-Limited Differential Dynamic Programming, 2014 (box limits); Mastalli et al., Crocoddyl, 2020 (gaps).
 """
 
-import functools
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
+from ..sim.jit import compiled, inline
 from ..sim.products import address, multiply, padded, product, substitute, substitution, vectors_of
-
-_native: Any = functools.partial(njit, nogil=True, cache=True, error_model="numpy")
-_inline: Any = functools.partial(njit, nogil=True, error_model="numpy", no_cpython_wrapper=True)()
 
 LARGE = 12
 """Dimensions of a state below which saving half the products costs more than they do."""
@@ -150,7 +146,7 @@ def backward(
     return recursion.solve(low, high, mu, gaps, curvature)
 
 
-@_inline
+@inline
 def _factor(h, free, count, lower):  # type: ignore[no-untyped-def]
     """Cholesky factor of the rows and columns `free[:count]` of `h`; False where that is not positive definite."""
     for j in range(count):
@@ -169,7 +165,7 @@ def _factor(h, free, count, lower):  # type: ignore[no-untyped-def]
     return True
 
 
-@_inline
+@inline
 def _solve(lower, count, b):  # type: ignore[no-untyped-def]
     """Solves L L' x = b in place of `b` (count,)."""
     for i in range(count):
@@ -184,7 +180,7 @@ def _solve(lower, count, b):  # type: ignore[no-untyped-def]
         b[i] = s / lower[i, i]
 
 
-@_inline
+@inline
 def _objective(h, q, x):  # type: ignore[no-untyped-def]
     value = 0.0
     for i in range(x.size):
@@ -195,7 +191,7 @@ def _objective(h, q, x):  # type: ignore[no-untyped-def]
     return value
 
 
-@_inline
+@inline
 def _box(h, q, low, high, x, free, lower, move, trial):  # type: ignore[no-untyped-def]
     """Minimises x . h x / 2 + q . x within limits, by projected Newton.
 
@@ -258,7 +254,7 @@ def _box(h, q, low, high, x, free, lower, move, trial):  # type: ignore[no-untyp
 _ROW, _ROWS, _STACK = types.float64[::1], types.float64[:, ::1], types.float64[:, :, ::1]
 
 
-@_inline
+@inline
 def _crossed(w, n, size):  # type: ignore[no-untyped-def]
     """Whether any step's Hessian `w` has entries of states and controls."""
     for k in range(w.shape[0]):
@@ -269,7 +265,7 @@ def _crossed(w, n, size):  # type: ignore[no-untyped-def]
     return False
 
 
-@_native(
+@compiled(
     types.int64(
         types.int64, types.int64, types.int64, types.int64, types.int64, types.float64,
         _STACK, _ROWS, _STACK, types.boolean, _ROWS, _ROWS, _ROWS, _STACK,

@@ -136,7 +136,8 @@ class Follower:
         Raises:
             ValueError: `state` has no `x`.
         """
-        self.begin(state)
+        if state is not self._begun:  # it is the same throughout a search
+            self.begin(state)
         self.sizes[:] = steps
         self.call()
         return self.led()
@@ -152,8 +153,6 @@ class Follower:
         Raises:
             ValueError: it has no `x`.
         """
-        if state is self._begun:  # it is the same throughout a search
-            return
         self.memory[:, 0, : len(state.y)] = state.y
         self.memory[:, 0, self._model.homes] = self._model.unpack(state)
         self._dynamics._fill(self.memory, state)

@@ -13,6 +13,8 @@ import mujoco
 import numpy as np
 from numba import njit, types
 
+from .jit import compiled
+
 _STEP = types.void(types.int64, types.int64)
 _STATE = types.void(
     types.int64, types.int64, types.int64, types.int64
@@ -60,9 +62,6 @@ _ROW, _ROWS, _STACK = types.float64[::1], types.float64[:, ::1], types.float64[:
 _INT = types.int64
 
 
-_native: Any = functools.partial(njit, nogil=True, cache=True)
-
-
 @njit(inline="always")
 def _address(array):  # type: ignore[no-untyped-def]
     """Where a contiguous array's numbers begin, as MuJoCo's functions take it."""
@@ -88,7 +87,7 @@ def _between(differentiate, m, simple, nq, nv, na, x, other, dx):  # type: ignor
         dx[nv + i] = x[1 + nq + i] - other[1 + nq + i]
 
 
-@_native(
+@compiled(
     types.void(
         *_FUNCTIONS, _INT, _INT, types.boolean, types.UniTuple(_INT, 4), _INT,
         _ROW, _ROW, _ROWS, _ROWS, _ROWS, _STACK, types.float64, _ROWS, _ROWS, _ROWS, _ROWS, _ROW,
@@ -123,7 +122,7 @@ def follow(  # type: ignore[no-untyped-def]
     _copy(sensors[horizon], sensordata)
 
 
-@_native(
+@compiled(
     types.void(
         *_FUNCTIONS, _INT, _INT, types.boolean, types.UniTuple(_INT, 4), _INT, types.float64,
         _ROW, _ROW, _ROW, _ROW, _ROWS, _ROWS, _ROWS, _STACK, _STACK, _STACK, _ROW,

@@ -70,7 +70,7 @@ def test_native_iterations_are_those_in_python(name):
     for general in (False, True):
         planner = ILQR(horizon=HORIZON, knots=4, iterations=3, first_iterations=9, first_samples=0, steps=2 * together)
         if general:
-            planner._locals[id(dynamics), id(task), HORIZON] = made = Local(dynamics, task, HORIZON, 2 * together)
+            planner._kept.locals[id(dynamics), id(task), HORIZON] = made = Local(dynamics, task, HORIZON, 2 * together)
             made.together = together
         begun = dataclasses.replace(problem)  # which counts anew
         first = planner.plan(begun, None, np.random.default_rng(0))
@@ -135,9 +135,10 @@ def test_negative_eigenvalues_are_taken_away(size, width, seed, kind):
     np.testing.assert_allclose(hessian, wanted, rtol=1e-9, atol=1e-12 * (1.0 + abs(h).max()))
 
 
-def test_what_is_not_finite_stays_so():
+@pytest.mark.parametrize("entry", [np.nan, np.inf, -np.inf, 1e200])
+def test_what_is_not_finite_stays_so(entry):
     hessian = np.zeros((1, 2, 2))
-    add_convex(np.array([[[np.nan, 1.0], [1.0, 2.0]]]), np.eye(2)[None], hessian)
+    add_convex(np.array([[[1.0, entry], [entry, 2.0]]]), np.eye(2)[None], hessian)
     assert not np.isfinite(hessian).all()
 
 
@@ -152,6 +153,6 @@ def test_native_iterations_keep_to_constraints():
     dynamics = CasadiDynamics(held)
     problem = dataclasses.replace(problem, task=held, dynamics=dynamics)
     plan = planner.plan(problem, None, np.random.default_rng(0))
-    assert type(planner._locals[id(dynamics), id(held), HORIZON]) is not Local
+    assert type(planner._kept.locals[id(dynamics), id(held), HORIZON]) is not Local
     assert plan.stats["violation"] <= planner.feasibility
     assert abs(plan.prediction[0, :, at]).max() < most + 1e-3
