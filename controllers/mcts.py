@@ -361,12 +361,12 @@ class MCTS:
         """The tree to grow, and how many nodes of it there are already."""
         more = self.simulations + 1
         cuts = 3 * self.simulations * self.depth
-        old, root = self._used(problem, warm)
+        old, root = self._used(problem, warm, rule, row)
         if old is None:
             tree = self._room(rule, more, len(row), problem.task, self.batch, cuts)
             plant(tree, rule, row, problem.state.y)
             return tree, 0
-        most = min(int(old.used[0]), max(int(self.memory * self.simulations), 1))
+        most = int(min(old.used[0], max(self.memory * self.simulations, 1)))
         tree = self._room(rule, most + more, len(row), problem.task, self.batch, cuts + int(old.used[1]))
         queue, place = np.empty(most, np.int64), np.full(len(old.nodes), -1)
         steps = warm.step_at(problem.state.time) if warm is not None else 0
@@ -374,15 +374,18 @@ class MCTS:
         tree.rows[0], tree.y[0] = row, problem.state.y
         return tree, int(tree.used[0])
 
-    def _used(self, problem: Problem, warm: Plan | None) -> tuple[Tree | None, int]:
+    def _used(self, problem: Problem, warm: Plan | None, rule: Rule, row: np.ndarray) -> tuple[Tree | None, int]:
         """The tree of the plan before and the node of it at which `problem` begins, if it is to be kept."""
         if warm is None or not self.reuse or not isinstance(warm.memory, _Memory) or warm.memory.planner != self:
             return None, 0
         memory, steps = warm.memory, warm.step_at(problem.state.time)
         edges, odd = divmod(steps, self.steps)
-        if odd or not 0 < edges <= len(memory.edges) or memory.tree.y.shape[1] != len(problem.state.y):
+        tree, width = memory.tree, memory.rule.width
+        if odd or not 0 < edges <= len(memory.edges):
             return None, 0
-        tree = memory.tree
+        sizes = tree.y.shape[1], tree.rows.shape[1], tree.actions.shape[1], width
+        if sizes != (len(problem.state.y), len(row), len(rule.low), rule.width):
+            return None, 0  # of another model
         at = int(tree.edges[memory.edges[edges - 1]]["child"])
         allowed = self.drift * np.maximum(np.abs(problem.state.y), 1.0)
         while at >= 0:

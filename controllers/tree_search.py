@@ -119,7 +119,7 @@ def fill(tree, rule, job, walks, u, times, parents, rng):  # type: ignore[no-unt
 
 
 @native
-def tell(tree, rule, job, walks, rows, y, r, ends, bad, values):  # type: ignore[no-untyped-def]
+def tell(tree, rule, job, walks, rows, y, r, final, ends, bad, values):  # type: ignore[no-untyped-def]
     """Attaches the transitions that `fill` asked for, in its order.
 
     Args:
@@ -130,6 +130,7 @@ def tell(tree, rule, job, walks, rows, y, r, ends, bad, values):  # type: ignore
         rows: at the edges' ends (points, n).
         y: readings there (points, ny).
         r: rewards (points, steps).
+        final: what comes on top at the horizon's end (points,).
         ends: whether the state after each step is an ended one (points, steps).
         bad: the first step that is invalid, or the number of steps (points,).
         values: of the value function at the edges' ends (points,), where there is one.
@@ -139,8 +140,8 @@ def tell(tree, rule, job, walks, rows, y, r, ends, bad, values):  # type: ignore
         walk = tree.walks[b]
         if walk.status != ASKING:
             continue
-        steps = m if job.share == 1.0 else job.horizon - walk.length * m
-        left = job.horizon - (walk.length + 1) * m
+        begun = walk.length * m
+        steps, left = m if job.share == 1.0 else job.horizon - begun, job.horizon - begun - m
         first = point
         walk.value, walk.tail = 0.0, 0.0
         for _ in range(job.rollouts):
@@ -155,6 +156,8 @@ def tell(tree, rule, job, walks, rows, y, r, ends, bad, values):  # type: ignore
                 elif not job.absorbing:
                     last = 0.0
                 gain += weight * last
+                if begun + j + 1 == job.horizon:
+                    gain += weight * final[point]
                 weight *= job.discount
                 if j == m - 1:
                     walk.reward = gain
@@ -178,6 +181,8 @@ def tell(tree, rule, job, walks, rows, y, r, ends, bad, values):  # type: ignore
                     value = r[point, m - 1] * whole
                 gain = (1.0 - job.share) * gain + job.share * value
             walk.value += gain / job.rollouts
+            if over and not job.absorbing:
+                last = 0.0
             if not broken:
                 walk.tail += last * (1.0 - job.share if job.given else 1.0) / job.rollouts
             point += 1
@@ -198,7 +203,7 @@ def wave_size(done, simulations, batch):  # type: ignore[no-untyped-def]
 
 @native
 def turn(  # type: ignore[no-untyped-def]
-    tree, rule, job, progress, simulations, batch, u, times, parents, rows, y, r, ends, bad, values, rng
+    tree, rule, job, progress, simulations, batch, u, times, parents, rows, y, r, final, ends, bad, values, rng
 ):
     """Takes in the transitions asked for before, if there are, and goes on until more are needed.
 
@@ -212,9 +217,10 @@ def turn(  # type: ignore[no-untyped-def]
         u: see `fill`, and so are `times` and `parents`.
         times: [s].
         parents: nodes.
-        rows: see `tell`, and so are `y`, `r`, `ends`, `bad` and `values`.
+        rows: see `tell`, and so are `y`, `r`, `final`, `ends`, `bad` and `values`.
         y: readings.
         r: rewards.
+        final: rewards at the horizon's end.
         ends: of episodes.
         bad: first invalid steps.
         values: of the value function.
@@ -225,7 +231,7 @@ def turn(  # type: ignore[no-untyped-def]
     """
     asking = 0
     if progress[1] > 0:
-        tell(tree, rule, job, progress[1], rows, y, r, ends, bad, values)
+        tell(tree, rule, job, progress[1], rows, y, r, final, ends, bad, values)
         asking = resume(tree, rule, progress[1], rng)
     while asking == 0:
         if progress[1] > 0:
@@ -247,7 +253,8 @@ class Memory(NamedTuple):
         u: (P, H, nu).
         times: (P, H) [s].
         r: rewards (P, H).
-        terminal: rewards at the horizon's end (P, H).
+        terminal: what would come on top if the horizon ended there (P, H).
+        final: what does (P,).
         ends: not 0 in ended states (P, H).
         y: readings at the edges' ends (P, ny).
         rows: (P, n).
@@ -260,6 +267,7 @@ class Memory(NamedTuple):
     times: Any
     r: Any
     terminal: Any
+    final: Any
     ends: Any
     y: Any
     rows: Any
@@ -277,7 +285,7 @@ def grow(  # type: ignore[no-untyped-def]
     while True:
         points, steps = turn(
             tree, rule, job, progress, simulations, batch,
-            m.u, m.times, m.parents, m.rows, m.y, m.r, m.ends, m.bad, m.values, rng,
+            m.u, m.times, m.parents, m.rows, m.y, m.r, m.final, m.ends, m.bad, m.values, rng,
         )  # fmt: skip
         if points == 0:
             break
@@ -300,8 +308,9 @@ def grow(  # type: ignore[no-untyped-def]
                     m.bad[p] = j
                     break
             last = job.horizon - round((m.times[p, 0] - job.time) / job.dt)
-            if last < steps:
-                m.r[p, last] += m.terminal[p, last]
+            m.final[p] = m.terminal[p, last] if last < steps else 0.0
+            if not -np.inf < m.final[p] < np.inf:
+                m.bad[p] = min(m.bad[p], last)
 
 
 def _address_of(kernel: codegen.Kernel) -> int:
@@ -349,7 +358,7 @@ class Compiled:
         self.model = model
         self.step, self.observe = _kernels(model, task, objective)
         self._constants = np.zeros(max(len(model.constant), 1))
-        self._memory: dict[tuple[int, int], tuple[Memory, Any, Any]] = {}
+        self._memory: dict[tuple[int, int, int], tuple[Memory, Any, Any]] = {}
         self._entries = [_address_of(kernel) for kernel in (self.step, self.observe)]
 
     def grow(
@@ -378,7 +387,7 @@ class Compiled:
         self.grow(tree, rule, job, State(0.0, np.zeros(self.model.robot.layout.size)), 0, 1, np.random.default_rng(0))
 
     def _room(self, points: int, horizon: int, segment: int) -> tuple[Memory, Any, Any]:
-        key = (points, horizon * 4096 + segment)
+        key = (points, horizon, segment)
         if key not in self._memory:
             s, ny = self.model.symbolic, self.model.robot.layout.size
             m = Memory(
@@ -387,6 +396,7 @@ class Compiled:
                 times=np.zeros((points, horizon)),
                 r=np.zeros((points, horizon)),
                 terminal=np.zeros((points, horizon)),
+                final=np.zeros(points),
                 ends=np.zeros((points, horizon)),
                 y=np.zeros((points, ny)),
                 rows=np.zeros((points, s.nx + bool(self.model.clocks))),
@@ -467,7 +477,7 @@ class Batched:
         room = batch * job.rollouts
         u, times = np.zeros((room, job.horizon, job.controls.shape[1])), np.zeros((room, job.horizon))
         parents, progress = np.zeros(room, np.int64), np.zeros(2, np.int64)
-        told: tuple[Any, ...] = tree.rows[:0], tree.y[:0], times[:0], times[:0], parents[:0], times[0, :0]
+        told: tuple[Any, ...] = tree.rows[:0], tree.y[:0], times[:0], times[0, :0], times[:0], parents[:0], times[0, :0]
         while True:
             points, steps = turn(
                 tree, rule, job, progress, simulations, batch, u, times, parents, *told, rng
@@ -501,11 +511,13 @@ class Batched:
             y, valid = np.concatenate(parts, 1), np.logical_and.accumulate(np.concatenate(checks, 1), axis=1)
         with np.errstate(all="ignore"):
             r = np.array(np.broadcast_to(self.objective.step(y, u, times), u.shape[:2]), float)
+            final, valid = np.zeros(len(rows)), np.array(valid)
             if self.objective.terminal:
                 last = np.rint((job.time + job.horizon * job.dt - times[:, 0]) / job.dt).astype(int)
                 at = np.flatnonzero(last < steps)
-                final = last[at]
-                r[at, final] += self.objective.last(y[at, final], u[at, final], times[at, final])
+                end = last[at]
+                final[at] = self.objective.last(y[at, end], u[at, end], times[at, end])
+                valid[at, end] &= np.isfinite(final[at])
         over = np.asarray(self.objective.task.terminated(y), float)
         good = valid & np.isfinite(r)
         bad = np.where(good.all(1), steps, good.argmin(1))
@@ -513,4 +525,4 @@ class Batched:
         values = np.zeros(len(rows))
         if self.value is not None:
             values = np.ascontiguousarray(self.value(reached), float)
-        return np.ascontiguousarray(ends), reached, r, over, bad, values
+        return np.ascontiguousarray(ends), reached, r, final, over, bad, values

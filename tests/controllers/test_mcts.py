@@ -385,6 +385,7 @@ def test_the_used_branch_is_kept_as_it_was():
     used = int(old.edges[plan.memory.edges[0]]["child"])
     problem = Problem(dynamics, task, dynamics.advance(state, plan.controls[:4]), 24, np.random.default_rng(0))
     rule, row = plan.memory.rule, branching(dynamics, task).root(problem.state)
+    assert planner._used(problem, plan, rule, row)[1] == used
     tree, kept = planner._begin(problem, plan, rule, row)
     assert 0 < kept < len(nodes)
     np.testing.assert_array_equal(tree.edges[: rule.width]["count"], edges[used]["count"])
@@ -394,23 +395,73 @@ def test_the_used_branch_is_kept_as_it_was():
         there = dynamics.advance(state, plan.controls[:steps] if steps < 24 else np.zeros((steps, 1)))
         there = dataclasses.replace(there, y=there.y + shift)
         elsewhere = Problem(dynamics, task, there, 24, np.random.default_rng(0))
-        assert planner._used(elsewhere, plan) == (None, 0)
+        assert planner._used(elsewhere, plan, rule, row) == (None, 0)
 
 
 def test_kept_returns_reach_as_far_as_the_horizon():
     """Where every step costs 1, whatever is done, returns of a kept branch are those of a new one."""
     task, dynamics, state = pendulum()
-    task = dataclasses.replace(task, terms=(Term("one", lambda y, u, t: 1.0 + 0.0 * u),))
-    for discount in (1.0, 0.9):
+    for discount, terminal in ((1.0, 0.0), (0.9, 0.0), (1.0, 7.0)):
+        term = Term("one", lambda y, u, t: 1.0 + 0.0 * u, terminal_weight=terminal)
+        task = dataclasses.replace(task, terms=(term,))
         planner = MCTS(horizon=24, replan=4, segment=4, simulations=100, levels=3, discount=discount)
         plan = search(planner, dynamics, task, state)
-        whole = -24.0 if discount == 1.0 else -(1.0 - discount**24) / (1.0 - discount)
+        whole = -24.0 - terminal if discount == 1.0 else -(1.0 - discount**24) / (1.0 - discount)
         np.testing.assert_allclose(q_root(plan), whole)
         for _ in range(3):
             state = dynamics.advance(state, plan.controls[:4])
             plan = search(planner, dynamics, task, state, warm=plan)
             assert plan.stats["kept"] > 0
             np.testing.assert_allclose(q_root(plan), whole)
+
+
+def test_a_reward_at_the_horizons_end_counts_once_in_a_kept_branch():
+    """Along a chain whose third step ends the episode at reward 1."""
+    after = np.array([1, 2, 3, 3]).reshape(4, 1, 1)
+    reward, ends = (after == 3) * np.array([1.0, 1.0, 1.0, 0.0]).reshape(4, 1, 1), after == 3
+    task = finite_task(Finite(np.arange(4.0)[:, None], after, np.ones((4, 1, 1)), reward, ends))
+    plant, dynamics = FiniteSimulator(task), FiniteDynamics(task)
+    for leaf in ("rollout", "value"):
+        planner = MCTS(horizon=3, segment=1, simulations=20, objective="reward", leaf=leaf)
+        state, plan = plant.reset(0), None
+        for left in (3, 2, 1):
+            plan = search(planner, dynamics, task, state, warm=plan)
+            # Valued by the last reward going on, the leaves before the goal are worth 0.
+            assert plan.stats["best"] == 1.0 or (leaf == "value" and 0.0 < plan.stats["best"] < 1.0)
+            assert (plan.stats["kept"] > 0) == (left < 3)
+            state = plant.step(plan.controls[0])
+
+
+@pytest.mark.parametrize("settings", [{}, {"rule": "hoot"}, {"levels": 5, "rule": "puct"}], ids=str)
+def test_so_much_of_a_branch_is_kept_as_memory_allows(settings):
+    task, dynamics, state = pendulum()
+    kept = []
+    for memory in (0.02, np.inf):
+        planner = MCTS(horizon=24, replan=4, segment=4, simulations=200, memory=memory, **settings)
+        plan = search(planner, dynamics, task, state)
+        later = search(planner, dynamics, task, dynamics.advance(state, plan.controls[:4]), 1, plan)
+        kept.append(later.stats["kept"])
+        _, nodes, edges = of(later)
+        assert (
+            nodes["visits"][0]
+            == 200 + plan.memory.tree.nodes["visits"][plan.memory.tree.edges["child"][plan.memory.edges[0]]]
+        )
+        assert not nodes["inflight"].any()
+        assert all(e["child"] < len(nodes) for mine in edges for e in mine)
+    assert kept[0] == 4 < kept[1]
+
+
+def test_another_models_tree_is_not_kept():
+    task, dynamics, state = pendulum()
+    planner = MCTS(horizon=24, replan=4, segment=4, simulations=50, levels=3)
+    plan = search(planner, dynamics, task, state)
+    later, mujoco = dynamics.advance(state, plan.controls[:4]), sim.dynamics("mujoco", task)
+    plant = sim.make("mujoco", task)
+    begun = dataclasses.replace(plant.reset(100), time=later.time, y=later.y)
+    assert search(planner, dynamics, task, later, warm=plan).stats["kept"] > 0
+    assert search(planner, mujoco, task, begun, warm=plan).stats["kept"] == 0
+    mujoco.close()
+    plant.close()
 
 
 class Members:
