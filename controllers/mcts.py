@@ -67,8 +67,9 @@ class MCTS:
         simulations: per plan.
         batch: walks under way at once, evaluated together.
         rule: `uct`, `puct` or `hoot`, see `bandits.py`.
-        segment: control steps of an edge, at most the horizon; 0: a tenth of the horizon, or the next smaller divisor
-            of it.
+        segment: control steps of an edge, at most the horizon; 0: as many as `replan`, so that the used branch is kept,
+            if that is above 1 and the horizon a multiple of it, fourfold or more; else a tenth of the horizon, or the
+            next smaller divisor of it.
         segment_knots: of the spline along an edge.
         segment_spline: its kind: `zero` (steps), `linear` or `cubic`.
         levels: of each control (and knot), evenly over its range: a grid of controls; 0: continuous controls. Dynamics
@@ -185,6 +186,8 @@ class MCTS:
         """Control steps of an edge."""
         if self.segment:
             return min(self.segment, self.horizon)
+        if self.replan > 1 and self.horizon % self.replan == 0 and self.horizon >= 4 * self.replan:
+            return self.replan
         return next(n for n in range(max(self.horizon // 10, 1), 0, -1) if self.horizon % n == 0)
 
     @property

@@ -692,3 +692,18 @@ def test_objectives_that_do_not_trace_are_batched():
     plan = search(MCTS(horizon=8, simulations=50), dynamics, task, state)
     assert np.isfinite(plan.cost)
     assert Objective(task, reward=True).terminal is False
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"horizon": 60}, 6),
+        ({"horizon": 60, "replan": 5}, 5),  # the used branch is kept
+        ({"horizon": 60, "replan": 7}, 6),
+        ({"horizon": 60, "replan": 20}, 6),
+        ({"horizon": 60, "replan": 5, "segment": 10}, 10),
+        ({"horizon": 7}, 1),
+    ],
+)
+def test_an_edge_is_as_long_as_plans_last(settings, steps):
+    assert MCTS(**settings).steps == steps
