@@ -402,6 +402,7 @@ class _Searcher:
     """Grows trees on some dynamics: in native code where that can be, else batch by batch."""
 
     def __init__(self, dynamics: Dynamics, task: Task, planner: MCTS) -> None:
+        self._busy = threading.Lock()  # its memory serves one search at a time
         self.branching = branching(dynamics, task)
         self.objective = Objective(task, planner.objective == "reward")
         self._search: Compiled | Batched = Batched(self.branching, self.objective, planner.default, planner.value)
@@ -416,7 +417,8 @@ class _Searcher:
 
     def grow(self, tree: Tree, rule: Rule, job: Job, state: Any, simulations: int, batch: int, rng: Any) -> None:
         """See `Compiled.grow`."""
-        self._search.grow(tree, rule, job, state, simulations, batch, rng)
+        with self._busy:
+            self._search.grow(tree, rule, job, state, simulations, batch, rng)
 
     def compile(self, tree: Tree, rule: Rule, job: Job) -> None:
         """Compiles what `grow` calls."""

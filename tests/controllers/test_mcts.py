@@ -1,6 +1,7 @@
 """Tree search against value iteration, Riccati equations, a search written with objects, and its own books."""
 
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
@@ -707,3 +708,27 @@ def test_objectives_that_do_not_trace_are_batched():
 )
 def test_an_edge_is_as_long_as_plans_last(settings, steps):
     assert MCTS(**settings).steps == steps
+
+
+def test_threads_on_one_model_find_what_one_finds():
+    task = robots.load("pendulum-swingup")
+    dynamics = sim.dynamics("casadi", task)
+    planner = MCTS(horizon=40, replan=5, simulations=200)
+    plant = sim.make("casadi", task)
+    states = [plant.reset(seed) for seed in range(2)]
+
+    def plans(state):
+        warm, costs = None, []
+        for k in range(10):
+            rng = np.random.default_rng(k)
+            warm = planner.plan(Problem(dynamics, task, state, 40, rng), warm, rng)
+            costs.append(warm.cost)
+        return costs
+
+    alone, found = [plans(state) for state in states], {}
+    threads = [threading.Thread(target=lambda i=i: found.update({i: plans(states[i])})) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[0], found[1]] == alone
