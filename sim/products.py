@@ -16,8 +16,8 @@ from numba.extending import intrinsic
 from .lanes import Assembly, Value
 from .native import NAME, load, machine
 
-WIDEST = 6
-"""Vectors of a row that are worked on at once: two rows of them fill the registers of a processor that has 16."""
+WIDEST = 4
+"""Vectors of a row that are worked on at once: two rows of them, and their factors, fit into 16 registers."""
 
 
 def vectors_of(columns: int) -> int:
