@@ -222,8 +222,12 @@ class MCTS:
         Its `stats` are `simulations`, `nodes` and `depth` of the tree, how many of the nodes were `kept` from the plan
         before, and the `best` mean return of a control at the root.
         """
+        searcher = self._searcher(problem.dynamics, problem.task)
+        with searcher.busy:
+            return self._search(searcher, problem, warm, rng)
+
+    def _search(self, searcher: "_Searcher", problem: Problem, warm: Plan | None, rng: np.random.Generator) -> Plan:
         task = problem.task
-        searcher = self._searcher(problem.dynamics, task)
         before = self._before(problem, warm)
         at = np.rint(splines.knot_steps(self.steps, self.segment_knots, self.segment_spline)).astype(int)
         edges = before[: self.depth * self.steps].reshape(self.depth, self.steps, -1)
@@ -402,7 +406,7 @@ class _Searcher:
     """Grows trees on some dynamics: in native code where that can be, else batch by batch."""
 
     def __init__(self, dynamics: Dynamics, task: Task, planner: MCTS) -> None:
-        self._busy = threading.Lock()  # its memory serves one search at a time
+        self.busy = threading.Lock()  # its memory, and that of the dynamics, serves one plan at a time
         self.branching = branching(dynamics, task)
         self.objective = Objective(task, planner.objective == "reward")
         self._search: Compiled | Batched = Batched(self.branching, self.objective, planner.default, planner.value)
@@ -417,8 +421,7 @@ class _Searcher:
 
     def grow(self, tree: Tree, rule: Rule, job: Job, state: Any, simulations: int, batch: int, rng: Any) -> None:
         """See `Compiled.grow`."""
-        with self._busy:
-            self._search.grow(tree, rule, job, state, simulations, batch, rng)
+        self._search.grow(tree, rule, job, state, simulations, batch, rng)
 
     def compile(self, tree: Tree, rule: Rule, job: Job) -> None:
         """Compiles what `grow` calls."""
