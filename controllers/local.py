@@ -244,9 +244,9 @@ class _Compiled(Local):
         w["last_blocks"], w["last_rows"] = np.zeros((0, own, 0, 0)), np.zeros((0, own, 0, size))
         if composed.last is not None:
             w["last_blocks"], w["last_rows"] = self._bound(composed.last, slice(horizon - 1, horizon), w)
-        self._one = model.follower(w["x"], w["u"], w["feedforward"], w["feedback"][:, :, :n], w["limits"], 1)
-        self._all = model.follower(
-            w["x"], w["u"], w["feedforward"], w["feedback"][:, :, :n], w["limits"], self.together
+        self._one = Follower(model, w["x"], w["u"], w["feedforward"], w["feedback"][:, :, :n], w["limits"], 1)
+        self._all = Follower(
+            model, w["x"], w["u"], w["feedforward"], w["feedback"][:, :, :n], w["limits"], self.together
         )
         self._cost, self._cost_of_one = (
             cost.bind(f.rollout.columns(f.controls), len(f.sizes), horizon) for f in (self._all, self._one)
@@ -397,7 +397,7 @@ def _calls(bound: list[Callable[[], None]]) -> np.ndarray:
 def local(model: Any, task: Task, horizon: int, count: int) -> Local:
     """Where the searches for plans of `task` on dynamics with derivatives compute: compiled if that can be."""
     form = getattr(model, "model", None)
-    if not isinstance(form, ClosedForm) or not hasattr(model, "follower"):
+    if not isinstance(form, ClosedForm):
         return Local(model, task, horizon, count)
     try:
         return _Compiled(model, task, horizon, count)

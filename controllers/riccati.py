@@ -58,10 +58,6 @@ class Policy:
     value_hessian: np.ndarray
     failed: int
 
-    def promise(self, size: float) -> float:
-        """By how much the model's cost falls under a step of this size."""
-        return -size * (self.slope + 0.5 * size * self.curvature)
-
 
 class Recursion:
     """A linear-quadratic model of H steps in memory laid out for the backward pass.
@@ -125,25 +121,6 @@ class Recursion:
         )  # fmt: skip
         slope, change, steepest = numbers.tolist()
         return Policy(feedforward, feedback[:, :, :n], slope, change, steepest, v[:n], p[:, :n], failed)
-
-
-def backward(
-    A: np.ndarray,
-    B: np.ndarray,
-    gradient: np.ndarray,
-    hessian: np.ndarray,
-    gaps: np.ndarray,
-    low: np.ndarray,
-    high: np.ndarray,
-    mu: float = 0.0,
-    curvature: np.ndarray | None = None,
-) -> Policy:
-    """The best policy on a linear-quadratic model given as A (H, n, n), B (H, n, nu); the rest as in `Recursion`."""
-    horizon, n, nu = B.shape
-    recursion = Recursion(horizon, n, nu)
-    recursion.F[:, :, :n], recursion.F[:, :, n:] = A, B
-    recursion.gradient[:], recursion.hessian[:] = gradient, hessian
-    return recursion.solve(low, high, mu, gaps, curvature)
 
 
 @inline

@@ -374,19 +374,7 @@ class CasadiDynamics:
             if given != fit:
                 raise ValueError(f"{name} has shape {given}, not {fit}")
         a, b, c, d, e = (np.require(given, float, "A") for given in (x, u, feedforward, feedback, limits))
-        return self.follower(a, b, c, d, e, n).run(state, steps)
-
-    def follower(
-        self,
-        x: np.ndarray,
-        u: np.ndarray,
-        feedforward: np.ndarray,
-        feedback: np.ndarray,
-        limits: np.ndarray,
-        count: int,
-    ) -> Follower:
-        """Rollouts of policies that stay in the same arrays, see `Follower`."""
-        return Follower(self, x, u, feedforward, feedback, limits, count)
+        return Follower(self, a, b, c, d, e, n).run(state, steps)
 
     def close(self) -> None:
         """Ends the threads."""

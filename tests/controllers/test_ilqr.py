@@ -11,7 +11,7 @@ from trimtab.controllers import MPC, lqr
 from trimtab.controllers.expansion import objective, penalised
 from trimtab.controllers.ilqr import ILQR, Status
 from trimtab.controllers.problem import Problem
-from trimtab.controllers.riccati import backward
+from trimtab.controllers.riccati import Recursion
 from trimtab.robots.arrays import entry
 from trimtab.robots.layout import Reading
 from trimtab.robots.shaping import column
@@ -180,6 +180,13 @@ def test_limits_are_a_box_constrained_least_squares_problem(seed, limit):
     np.testing.assert_array_equal(plan.feedback.gains[held], 0.0)
 
 
+def backward(A, B, gradient, hessian, gaps, low, high, mu=0.0, curvature=None):
+    """The best policy on a linear-quadratic model."""
+    recursion = Recursion(*B.shape)
+    recursion.F[:], recursion.gradient[:], recursion.hessian[:] = np.concatenate((A, B), 2), gradient, hessian
+    return recursion.solve(low, high, mu, gaps, curvature)
+
+
 @pytest.mark.parametrize("size", [1, 2, 5, 8])
 def test_a_single_step_is_a_box_constrained_quadratic_program(size):
     rng = np.random.default_rng(size)
@@ -235,7 +242,9 @@ def test_what_the_model_promises_is_kept(limit, sizes):
     free, tried = np.array([[-np.inf], [np.inf]]) * np.ones(lq.nu), np.array([0.0, *sizes])
     found = lq.model.policy_rollout(state, start.y[0, 0], u, policy.feedforward, policy.feedback, tried, free)
     costs = objective(lq.task).costs(found.y, found.u, times)
-    np.testing.assert_allclose(costs[0] - costs[1:], [policy.promise(size) for size in sizes], rtol=1e-9)
+    np.testing.assert_allclose(
+        costs[0] - costs[1:], [-size * (policy.slope + 0.5 * size * policy.curvature) for size in sizes], rtol=1e-9
+    )
 
 
 def test_an_indefinite_step_is_named():
