@@ -278,6 +278,12 @@ native: Callable[..., Any] = compiled()(_descend)
 """`_descend` on a `Work`."""
 
 
+@compiled()
+def modelled(work):  # type: ignore[no-untyped-def]
+    """`about`, for Python to call."""
+    about(work)
+
+
 def interpreted(kind: type) -> Callable[..., Any]:
     """`_descend` on an object of a class with methods of the same names as what a `Work` is worked on with."""
     methods = {name: getattr(kind, name) for name in ("about", "solve", "follow", "keep", "accept")}

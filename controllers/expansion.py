@@ -17,6 +17,7 @@ Sources: Giftthaler et al., A Family of Iterative Gauss-Newton Shooting Methods 
 Nocedal and Wright, Numerical Optimization, 2nd ed., chapter 17.4.
 """
 
+import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -175,6 +176,28 @@ class Composed:
         if any(term.terminal_weight for term in task.terms):
             both = [(term, term.weight + term.terminal_weight) for term in task.terms]
             self.last = Varying(lambda: _composed(task, model, [(t, weight) for t, weight in both if weight]))
+
+
+_lock = threading.Lock()
+_composed_before: dict[tuple[int, int], Composed | None] = {}
+
+
+def composed(task: Task, model: ClosedForm) -> Composed | None:
+    """The composed model of `task` on a robot's states, made at the first call; None where that would take too long.
+
+    Raises:
+        ValueError: a term or a constraint does not trace; the message names it.
+    """
+    with _lock:
+        key = id(task), id(model)
+        if key not in _composed_before:
+            try:
+                _composed_before[key] = Composed(task, model)
+            except TooLong:
+                _composed_before[key] = None
+            for part in (task, model):
+                weakref.finalize(part, _composed_before.pop, key, None)
+        return _composed_before[key]
 
 
 class TooLong(ValueError):

@@ -19,8 +19,7 @@ from ..sim.native import machine
 from ..sim.varying import Varying
 from . import descent
 from .compiled_cost import Bound, compiled_cost
-from .convex import add_convex
-from .expansion import Composed, TooLong, objective, penalised
+from .expansion import TooLong, composed, objective, penalised
 from .problem import Problem
 from .riccati import Policy, Recursion
 
@@ -217,7 +216,9 @@ class _Compiled(Local):
         form: ClosedForm = model.model
         if here is None or cost is None or not self.goal.native:
             raise TooLong("without native code")
-        composed = Composed(task, form)
+        terms = composed(task, form)
+        if terms is None:
+            raise TooLong("too many instructions")
         self.together = min(count, here.width)
         groups = -(-count // self.together)
         self.sizes = 0.5 ** np.arange(groups * self.together)
@@ -236,14 +237,14 @@ class _Compiled(Local):
         n = model.tangent
         self._models: list[Callable[[], None]] = []
         self._bind(form.linear, [w["x"][:-1], w["u"]], [r.F[:, :, :n], r.F[:, :, n:]])
-        own = int(composed.last is not None)
-        curved = len(composed.steps.constant) > 2 or (composed.last is not None and len(composed.last.constant) > 2)
+        own = int(terms.last is not None)
+        curved = len(terms.steps.constant) > 2 or (terms.last is not None and len(terms.last.constant) > 2)
         size = n + s.nu
         w["smooth"] = np.zeros((horizon, size, size) if curved else (0, 0, 0))
-        w["blocks"], w["rows"] = self._bound(composed.steps, slice(0, horizon - own), w)
+        w["blocks"], w["rows"] = self._bound(terms.steps, slice(0, horizon - own), w)
         w["last_blocks"], w["last_rows"] = np.zeros((0, own, 0, 0)), np.zeros((0, own, 0, size))
-        if composed.last is not None:
-            w["last_blocks"], w["last_rows"] = self._bound(composed.last, slice(horizon - 1, horizon), w)
+        if terms.last is not None:
+            w["last_blocks"], w["last_rows"] = self._bound(terms.last, slice(horizon - 1, horizon), w)
         self._one = Follower(model, w["x"], w["u"], w["feedforward"], w["feedback"][:, :, :n], w["limits"], 1)
         self._all = Follower(
             model, w["x"], w["u"], w["feedforward"], w["feedback"][:, :, :n], w["limits"], self.together
@@ -334,7 +335,7 @@ class _Compiled(Local):
         n = self.model.tangent
         slope, curvature, gradient = w.numbers.tolist()
         feedback = w.feedback[:, :, :n].copy()
-        self.policy = Policy(w.feedforward.copy(), feedback, slope, curvature, gradient, w.v[:n], w.P[:, :n], found[1])
+        self.policy = Policy(w.feedforward.copy(), feedback, slope, curvature, gradient, found[1])
         if found[3]:
             self.tried = self._told(self._all, self._cost)
         return found
@@ -355,16 +356,7 @@ class _Compiled(Local):
     def about(self) -> None:
         """See `Local.about`."""
         self._put(self.at)
-        for compute in self._models:
-            compute()
-        w = self._work
-        if w.smooth.size:
-            own, size = w.last_blocks.shape[1], w.smooth.shape[-1]
-            w.W[:, :, :size] = w.smooth
-            end = len(w.W) - own
-            for blocks, rows, steps in ((w.blocks, w.rows, w.W[:end]), (w.last_blocks, w.last_rows, w.W[end:])):
-                for h, through in zip(blocks, rows):
-                    add_convex(h, through, steps)
+        descent.modelled(self._work)
 
     def rollout(
         self, reference: tuple[np.ndarray, np.ndarray], policy: tuple[np.ndarray, np.ndarray], sizes: np.ndarray

@@ -45,7 +45,6 @@ class Policy:
         slope: sum of q_u . k: the cost's first change with the step size.
         curvature: sum of k . Q_uu k: its second.
         gradient: the largest entry of q_u that no limit holds.
-        value_gradient, value_hessian: v (n,) and P (n, n) of the first state.
         failed: the step at which Q_uu was not positive definite, or -1; the rest means nothing then.
     """
 
@@ -54,8 +53,6 @@ class Policy:
     slope: float
     curvature: float
     gradient: float
-    value_gradient: np.ndarray
-    value_hessian: np.ndarray
     failed: int
 
 
@@ -120,7 +117,7 @@ class Recursion:
             feedforward, feedback, v, p, numbers,
         )  # fmt: skip
         slope, change, steepest = numbers.tolist()
-        return Policy(feedforward, feedback[:, :, :n], slope, change, steepest, v[:n], p[:, :n], failed)
+        return Policy(feedforward, feedback[:, :, :n], slope, change, steepest, failed)
 
 
 @inline
@@ -253,7 +250,7 @@ def sweep(  # type: ignore[no-untyped-def]
     wide, narrow, wide_row, narrow_row, solve, h, F, g, W, gapped, d, low, high, S, mu,
     feedforward, feedback, v, P, numbers,
 ):  # fmt: skip
-    """Fills the policy, the first state's value, and (slope, curvature, gradient); F (H, n, n + nu) is [A B].
+    """Fills the policy and (slope, curvature, gradient); F (H, n, n + nu) is [A B], v and P hold a value in between.
 
     Rows of all matrices are as long as the products need; what is in their last entries does not matter. With h above
     0, x = (q, v), and rows of F for q are [I 0 0] plus h times those for v: half the products are saved.
@@ -402,7 +399,4 @@ def sweep(  # type: ignore[no-untyped-def]
                     M[i, j] = Q[i, j] - mu * feedback[step, i, j]
         multiply(narrow_row, table, 1, nu, address(v), 0, address(q), 0, address(k), 8, 0, change, row, address(one), 0)
         multiply(narrow, table, n, nu, address(P), near, address(Qx), near, change, row, 8, gain, near, address(one), 0)
-    for i in range(n):
-        for j in range(i):
-            P[i, j] = P[j, i] = 0.5 * (P[i, j] + P[j, i])
     return -1

@@ -1,14 +1,16 @@
 """Iterations in native code against those in Python, and the compiled local model against derivatives by readings."""
 
 import dataclasses
+import gc
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trimtab import robots
+from trimtab.controllers import expansion
 from trimtab.controllers.convex import add_convex
-from trimtab.controllers.expansion import Composed, objective
+from trimtab.controllers.expansion import Composed, composed, objective
 from trimtab.controllers.ilqr import ILQR
 from trimtab.controllers.local import Local, local
 from trimtab.controllers.problem import Problem
@@ -101,7 +103,7 @@ def test_semi_implicit_steps_give_the_same_policy(gaps, mu):
         found.append(recursion.solve(np.full((horizon, nu), -0.2), np.full((horizon, nu), 0.3), mu, d))
     own, other = found
     assert own.failed == other.failed == -1
-    for name in ("feedforward", "feedback", "value_gradient", "value_hessian", "slope", "curvature"):
+    for name in ("feedforward", "feedback", "slope", "curvature"):
         a, b = np.array(getattr(own, name)), np.array(getattr(other, name))
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10 * abs(b).max(), err_msg=name)
 
@@ -112,6 +114,24 @@ def test_a_long_model_is_left_to_python(monkeypatch):
     with pytest.raises(ValueError, match="instructions"):
         Composed(task, dynamics.model)
     assert type(local(dynamics, task, HORIZON, 4)) is Local
+
+
+def test_a_model_is_composed_once_for_a_task_on_its_dynamics(monkeypatch):
+    made = []
+    monkeypatch.setattr(Composed, "__init__", lambda self, task, model: made.append((task, model)))
+    task, dynamics, _ = case("pendulum-swingup")
+    other, beside = dataclasses.replace(task), CasadiDynamics(task)
+    pairs = [(task, dynamics.model), (other, dynamics.model), (task, beside.model)]
+    found = [composed(*pair) for pair in pairs]
+    assert [composed(*pair) for pair in pairs] == found
+    assert len(set(map(id, found))) == len(made) == 3
+    known = set(expansion._composed_before)
+    keys = {(id(task), id(model)) for task, model in made}
+    assert keys <= known
+    made.clear()
+    del other, beside, pairs
+    gc.collect()
+    assert set(expansion._composed_before) & keys == {(id(task), id(dynamics.model))}
 
 
 def test_without_native_code_iterations_are_in_python(monkeypatch):

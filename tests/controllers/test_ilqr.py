@@ -204,20 +204,24 @@ def test_a_single_step_is_a_box_constrained_quadratic_program(size):
         np.testing.assert_allclose(policy.feedforward[0], best, atol=1e-7)
 
 
+@pytest.mark.parametrize("gapped", [False, True])
 @pytest.mark.parametrize("mu", [0.0, 0.5])
-def test_the_value_is_what_the_policy_costs(mu):
+def test_no_control_of_a_step_does_better_while_the_policy_goes_on(mu, gapped):
     rng = np.random.default_rng(0)
     horizon, n, nu = 5, 3, 2
     A, B = rng.standard_normal((horizon, n, n)), rng.standard_normal((horizon, n, nu))
     W, g = np.array([positive(rng, n + nu) for _ in range(horizon)]), rng.standard_normal((horizon, n + nu))
-    d, S = rng.standard_normal((horizon, n)), np.array([0.1 * positive(rng, n + nu) for _ in range(horizon)])
+    S = np.array([0.1 * positive(rng, n + nu) for _ in range(horizon)])
+    d = gapped * rng.standard_normal((horizon, n))
     limit = np.full((horizon, nu), 0.4)
-    policy = backward(A, B, g, W, d, -limit, limit, mu, S)
+    policy = backward(A, B, g, W, d if gapped else None, -limit, limit, mu, S)
 
-    def cost(x, size):
-        total = 0.0
-        for k in range(horizon):
-            u = size * policy.feedforward[k] + policy.feedback[k] @ x
+    def cost(first, x, u):
+        """Of a control `u` at step `first`, and the policy from there on."""
+        total = 0.5 * mu * u @ u
+        for k in range(first, horizon):
+            if k > first:
+                u = policy.feedforward[k] + policy.feedback[k] @ x
             z = np.concatenate((x, u))
             total += 0.5 * z @ S[k] @ z
             x = A[k] @ x + B[k] @ u + d[k]
@@ -225,9 +229,20 @@ def test_the_value_is_what_the_policy_costs(mu):
             total += g[k] @ z + 0.5 * z @ W[k] @ z
         return total
 
-    dx = rng.standard_normal(n)
-    expected = policy.value_gradient @ dx + 0.5 * dx @ policy.value_hessian @ dx
-    assert cost(dx, 1.0) - cost(0.0 * dx, 1.0) == pytest.approx(expected, rel=1e-9)
+    def slopes(k, x):
+        """By the controls of a step: the cost is quadratic, so that these differences are exact."""
+        u = policy.feedforward[k] + policy.feedback[k] @ x
+        return np.array([0.5 * (cost(k, x, u + e) - cost(k, x, u - e)) for e in np.eye(nu)])
+
+    held = 0
+    for k in range(horizon):
+        scale = abs(cost(k, np.zeros(n), np.ones(nu)))
+        at = np.abs(policy.feedforward[k]) >= limit[k]
+        held += at.sum()
+        assert (slopes(k, np.zeros(n))[at] * policy.feedforward[k, at] <= 0.0).all()
+        for x in (np.zeros(n), *rng.standard_normal((3, n))):
+            np.testing.assert_allclose(slopes(k, x)[~at], 0.0, atol=1e-10 * scale)
+    assert 0 < held < horizon * nu
 
 
 @pytest.mark.parametrize(("limit", "sizes"), [(1e6, [1.0, 0.5, 0.1]), (0.3, [1.0])])  # limits bend what is between
