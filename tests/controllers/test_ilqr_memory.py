@@ -11,7 +11,7 @@ from trimtab.controllers.ilqr import ILQR, Status
 from trimtab.controllers.local import Local, local
 from trimtab.controllers.problem import Problem
 from trimtab.robots.arrays import namespace, vector
-from trimtab.robots.shaping import column
+from trimtab.robots.shaping import capped, column
 from trimtab.robots.task import Term, quadratic, total
 from trimtab.sim import codegen
 from trimtab.sim.casadi_dynamics import CasadiDynamics
@@ -77,6 +77,29 @@ def test_of_a_group_the_best_that_is_a_number_is_chosen(kind):
     x, u = np.tile(d.coordinates(s), (13, 1)), np.zeros((12, 1))
     _, merit = one.rollout((x, u), (np.full((12, 1), 1.0), np.zeros((12, 1, 4))), np.array([1.0, 0.5, 0.25, 0.125]))
     assert np.isfinite(merit)
+
+
+@pytest.mark.parametrize("general", [False, True])
+def test_a_cost_that_is_not_a_number_is_no_least_one(general):
+    """Above a rate of 1, where the least of the term and 0 is no number, and all else would lead."""
+    terms = (
+        Term("rate", lambda y, u, t: column(y.cart_velocity - 5.0), quadratic, 1.0, 0.0),
+        Term("root", lambda y, u, t: capped(column(namespace(u).sqrt(1.0 - y.cart_velocity)), 0.0, 0.1), total, 1.0),
+    )
+    task = dataclasses.replace(CARTPOLE, terms=terms)
+    d, s = dynamics_and_state(task)
+    planner = ILQR(horizon=H, knots=4, iterations=3, steps=4)
+    planner._kept.locals[id(d), id(task), H] = one = (Local if general else local)(d, task, H, 4)
+    assert (type(one) is Local) == general
+    plan, beyond = None, 0
+    for _ in range(4):
+        plan = planner.plan(problem(d, task, s), plan, rng())
+        fast = (task.robot.layout(plan.candidates).cart_velocity[:, 1:] > 1.0).any(1)
+        np.testing.assert_array_equal(plan.candidate_costs == np.inf, fast)
+        beyond += fast.sum()
+        y, times = plan.prediction[0, 1:], task.robot.dt * np.arange(1, H + 1)
+        assert plan.cost == pytest.approx(float(task.cost(y, plan.controls, times).sum()))
+    assert beyond
 
 
 def test_threads_that_share_a_planner_find_what_one_finds():
