@@ -186,11 +186,11 @@ class Schedule:
         current = _in_force(entries, t + 1e-6 * self._dt)
         self._entries = entries if current is None else entries[entries.index(current) :]
 
-    def controls(self, t: float, steps: int) -> np.ndarray:
-        """The controls (steps, nu) that will be applied from `t` [s] on, within the limits."""
+    def controls(self, t: float, steps: int, stride: int = 1) -> np.ndarray:
+        """The controls (steps, nu) that will be applied at `t` [s] and every `stride` steps on, within the limits."""
         controls = np.empty((steps, len(self._rest)))
         for k in range(steps):
-            time = t + k * self._dt
+            time = t + k * stride * self._dt
             entry = self.at(time)
             controls[k] = self._rest if entry is None else np.clip(entry.plan.control(time), *self._limits)
         return controls
@@ -203,17 +203,31 @@ class Schedule:
         return Decision(_checked(entry.plan.control(state.time, state), nu), entry.plan, state.time - entry.made)
 
     def predict(self, controller: PlanningController, state: State, steps: int) -> State:
-        """The state `steps` after `state` under the plans made; `state` itself where the prediction diverges."""
+        """The state `steps` after `state` under the plans made; `state` itself where the prediction diverges.
+
+        `steps` is a whole number of the steps that the controller's dynamics take.
+        """
         if steps == 0:
             return state
+        stride = _stride(controller, self._dt)
         try:
-            return controller.dynamics.advance(state, self.controls(state.time, steps))
+            return controller.dynamics.advance(state, self.controls(state.time, steps // stride, stride))
         except SimulationError:
             return state
 
 
 def _in_force(entries: tuple[_Entry, ...], t: float) -> _Entry | None:
     return next((entry for entry in reversed(entries) if entry.effective <= t), None)
+
+
+def _stride(controller: PlanningController, dt: float) -> int:
+    """How many of the loop's steps one of the controller's dynamics takes."""
+    return max(1, round(controller.dynamics.dt / dt))
+
+
+def _whole(lead: int, stride: int) -> int:
+    """`lead` steps, rounded up to where the dynamics can predict."""
+    return -(-lead // stride) * stride
 
 
 class Delayed:
@@ -224,7 +238,8 @@ class Delayed:
         dt: control period [s].
         limits: of the controls (2, nu).
         log: of plans.
-        lead: steps from a state to the plan made from it taking effect.
+        lead: steps from a state to the plan made from it taking effect; rounded up to whole steps of the controller's
+            dynamics, where these are longer.
         compensate: whether to plan from the state predicted at that time, or from the old one.
     """
 
@@ -242,7 +257,9 @@ class Delayed:
         self._dt = dt
         self._nu = limits.shape[1]
         self._log = log
-        self._lead = lead
+        stride = _stride(controller, dt)
+        self._lead = _whole(lead, stride)
+        self._replan = controller.planner.replan * stride
         self._compensate = compensate
         self._schedule = Schedule(dt, limits)
         self._step = self._due = 0
@@ -266,7 +283,7 @@ class Delayed:
         plan = self._controller.plan(origin)
         self._log.add(plan, 1e3 * (clocks.perf_counter() - begun))
         self._schedule.add(_Entry(plan, state.time, state.time + self._lead * self._dt), state.time)
-        self._due = self._step + max(self._lead, self._controller.planner.replan)
+        self._due = self._step + max(self._lead, self._replan)
 
     def end(self) -> list[str]:
         """Nothing to end."""
@@ -386,17 +403,18 @@ class Threaded:
                 plan = self._controller.plan(state)
             self._finish(_Entry(plan, state.time, state.time), begun)
             self._warm.set()
-            due = self._controller.planner.replan
+            stride = _stride(self._controller, self._dt)
+            due = replan = self._controller.planner.replan * stride
             while (item := self._next(due)) is not None:
                 step, state, seen = item
                 self._busy_since = begun = self._now()
-                lead = self._lead(begun - seen) if self._compensate else 0
+                lead = _whole(self._lead(begun - seen), stride) if self._compensate else 0
                 plan = self._controller.plan(self._schedule.predict(self._controller, state, lead))
-                self.deadline_misses += self._now() - begun > self._controller.planner.replan * self._dt
+                self.deadline_misses += self._now() - begun > replan * self._dt
                 # Late plans are queried by time like all others; early ones wait for the state they were made for.
                 self._finish(_Entry(plan, state.time, state.time + lead * self._dt), begun)
                 self._busy_since = None
-                due = step + self._controller.planner.replan
+                due = step + replan
         except BaseException as error:  # whatever ends this thread must reach the loop
             self._fault = _raised(error, "the planner")
             self._busy_since = None

@@ -31,9 +31,16 @@ class Feedback:
     model: Differentiable
     limits: np.ndarray
 
-    def control(self, step: int, state: State) -> np.ndarray:
-        """The control (nu,) of `step` at `state`, a full one."""
-        away = self.model.difference(self.model.coordinates(state), self.x[step])
+    def applies(self, state: State | None) -> bool:
+        """Whether the model knows where `state` is: by its `x`, or by its readings alone, as learned models do."""
+        return state is not None and (state.x is not None or getattr(self.model, "reads_only", False))
+
+    def control(self, step: int, state: State, share: float = 0.0) -> np.ndarray:
+        """The control (nu,) at `state`, once a `share` of `step`, from 0 to 1, is over."""
+        reference = self.x[step]
+        if share > 1e-3:
+            reference = self.model.displace(reference, share * self.model.difference(self.x[step + 1], reference))
+        away = self.model.difference(self.model.coordinates(state), reference)
         return np.clip(self.u[step] + self.gains[step] @ away, *self.limits)
 
 
@@ -96,8 +103,9 @@ class Plan:
         Where the plan has `feedback`, it corrects for the state at `t`, if that is given, full, and within range.
         """
         step = self.step_at(t)
-        if self.feedback is not None and 0 <= step < len(self.controls) and state is not None and state.x is not None:
-            return self.feedback.control(step, state)
+        inside, feedback = 0 <= step < len(self.controls), self.feedback
+        if inside and state is not None and feedback is not None and feedback.applies(state):
+            return feedback.control(step, state, (t - self.time) / self.dt - step)
         return self.controls[min(max(step, 0), len(self.controls) - 1)].copy()
 
     def shifted(self, t: float, horizon: int) -> np.ndarray:

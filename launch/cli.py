@@ -186,7 +186,7 @@ def _parse(kind: type, arguments: list[str]) -> Any:
             raise Wrong("trimtab view takes a recording, F.rrd, or the folder of a run")
         raise Wrong(f"trimtab run takes a SCENARIO: one of {', '.join(names())}, a .toml file or a task")
     if found := re.match(r"Error parsing (--\w+)", said):
-        from .scenario import describe
+        from .settings import describe
 
         flag = found[1]
         given = [a.partition("=")[2] for a in arguments if a.startswith(f"{flag}=")]
@@ -280,9 +280,9 @@ def _episode(options: Run, overrides: dict[str, str], out: Any) -> tuple[dict[st
         with console.status(f"{setup.scenario}: getting ready (native code is compiled once, and kept)"):
             plant = sim.make(setup.simulator, setup.task)
             closing.callback(plant.close)
-            dynamics = sim.dynamics(setup.dynamics, setup.task)
+            dynamics = sim.dynamics(setup.dynamics, setup.planned)
             closing.callback(dynamics.close)
-            controller = MPC(setup.planner, dynamics, setup.task)
+            controller = MPC(setup.planner, dynamics, setup.planned)
         logging.disable(logging.NOTSET)
         if "absl" in sys.modules:
             # dm_control logs every warning of MuJoCo's: of candidates that diverge, and of the plant, which we report.

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..controllers.episode import Episode
 from ..controllers.files import replacing
-from .scenario import ScenarioError
+from .settings import ScenarioError
 
 SUFFIXES = (".rrd", ".npz")
 DRAWING = "run.rrd"

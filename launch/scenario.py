@@ -17,22 +17,24 @@ A scenario is a small TOML file:
 
     [wall.planner]                # overrides under the wall clock
     samples = 32
+
+    period = "20ms"               # how often plans decide anew; by default the robot's control period
+
+    [learner.pets]                # any field of the learner, for `trimtab train --learner pets`
+    period = "40ms"               # overrides of the above, also for runs on what it has learned
+    [learner.pets.planner]
+    horizon = "1s"
 """
 
-import dataclasses
-import difflib
 import math
-import re
 import tomllib
-import types
-import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Protocol
 
-import numpy as np
 import tomli_w
 
 from .. import robots
@@ -41,21 +43,28 @@ from ..controllers.safety import Safety
 from ..robots import plugins
 from ..robots.plugins import UnknownName
 from ..robots.task import Task
+from .settings import (
+    ScenarioError,
+    coerce,
+    construct,
+    hints,
+    merged,
+    plain,
+    read,
+    rescaled,
+    seconds,
+    unknown,
+    whole_steps,
+)
 
 CLOCKS = ("virtual", "wall")
 
-KEYS = ("name", "task", "simulator", "dynamics", "planner", "duration", "safety", "wall")
+KEYS = ("name", "task", "simulator", "dynamics", "planner", "duration", "period", "safety", "wall", "learner")
 WALL_KEYS = ("planner",)
-TIMES = ("horizon", "replan")
-"""Planner settings that count control steps, and may be given as a time."""
 
 DEFAULT_PLANNER = "cem"
 SMALL: Mapping[str, Any] = {"horizon": 20, "samples": 16, "iterations": 1, "knots": 5}
 """Planner settings for another library's task, whose candidates are stepped one by one."""
-
-
-class ScenarioError(ValueError):
-    """A scenario that says something wrong; the message is one line that names the place and the valid choices."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,9 @@ class Scenario:
         settings: of the planner.
         wall: of the planner, under the wall clock.
         safety: fields of `Safety`.
+        learners: by name, settings of the learner, with what `period` and `planner` are under it.
         duration: [s]; None: the task's own.
+        period: of decisions [s]; None: the robot's own control period.
         origin: where it was read, for messages.
     """
 
@@ -79,7 +90,9 @@ class Scenario:
     settings: Mapping[str, Any] = field(default_factory=dict)
     wall: Mapping[str, Any] = field(default_factory=dict)
     safety: Mapping[str, Any] = field(default_factory=dict)
+    learners: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     duration: float | None = None
+    period: float | None = None
     origin: str = "the command line"
 
 
@@ -91,6 +104,8 @@ class Setup:
         scenario: its name.
         simulator, dynamics, planner_name: names of the plugins.
         duration: [s], a whole number of control steps.
+        period: of decisions [s], a whole number of control steps.
+        learner_name, learner: the learner's plugin and settings, where one was asked for.
     """
 
     scenario: str
@@ -101,6 +116,14 @@ class Setup:
     planner: Planner
     safety: Safety
     duration: float
+    period: float
+    learner_name: str | None = None
+    learner: Any = None
+
+    @cached_property
+    def planned(self) -> Task:
+        """The task as plans see it, whose control period is `period`."""
+        return self.task.with_period(self.period)
 
     @property
     def steps(self) -> int:
@@ -109,18 +132,31 @@ class Setup:
 
     def toml(self) -> str:
         """A scenario file that says all of this, defaults included."""
-        planner = {"name": self.planner_name, **_plain(self.planner)}
-        return tomli_w.dumps(
-            {
-                "name": self.scenario,
-                "task": self.task.name,
-                "simulator": self.simulator,
-                "dynamics": self.dynamics,
-                "duration": self.duration,
-                "planner": planner,
-                "safety": _plain(self.safety),
-            }
-        )
+        content = {
+            "name": self.scenario,
+            "task": self.task.name,
+            "simulator": self.simulator,
+            "dynamics": self.dynamics,
+            "duration": self.duration,
+            "period": self.period,
+            "planner": {"name": self.planner_name, **plain(self.planner)},
+            "safety": plain(self.safety),
+        }
+        if self.learner_name is not None:
+            content["learner"] = {self.learner_name: plain(self.learner)}
+        return tomli_w.dumps(content)
+
+
+class Trained(Protocol):
+    """What dynamics that were trained say of how: plugins of dynamics may have a method `trained(argument)`.
+
+    Attributes:
+        learner: its name, whose overrides in a scenario then apply.
+        period: control period [s] of what they predict.
+    """
+
+    learner: str
+    period: float
 
 
 def names() -> list[str]:
@@ -185,7 +221,8 @@ def parse(text: str, name: str, origin: str) -> Scenario:
     wall = _table(table.get("wall", {}), f"{origin}: wall")
     _known_keys(wall, WALL_KEYS, f"{origin}: wall")
     library, colon, _ = table["task"].partition(":")
-    duration = table.get("duration")
+    learners = _table(table.get("learner", {}), f"{origin}: learner", "a table of learners' settings by name")
+    duration, period = table.get("duration"), table.get("period")
     return Scenario(
         name=table.get("name", name),
         task=table["task"],
@@ -195,7 +232,9 @@ def parse(text: str, name: str, origin: str) -> Scenario:
         settings=planner,
         wall=_table(wall.get("planner", {}), f"{origin}: wall.planner"),
         safety=_table(table.get("safety", {}), f"{origin}: safety"),
-        duration=None if duration is None else coerce(duration, float, f"{origin}: duration"),
+        learners={key: _table(value, f"{origin}: learner.{key}") for key, value in learners.items()},
+        duration=None if duration is None else seconds(duration, f"{origin}: duration"),
+        period=None if period is None else seconds(period, f"{origin}: period"),
         origin=origin,
     )
 
@@ -209,10 +248,13 @@ def resolve(
     simulator: str | None = None,
     duration: float | None = None,
     overrides: Mapping[str, Any] | None = None,
+    learner: str | None = None,
+    learner_overrides: Mapping[str, Any] | None = None,
 ) -> Setup:
     """`scenario` with what the command line says in its place, checked; neither plant nor dynamics are built yet.
 
-    Settings made for another planner go over to `planner` where it has them too, the rest is dropped.
+    Settings made for another planner go over to `planner` where it has them too, the rest is dropped. What a scenario
+    says under a learner's name applies when that learner is asked for, and on dynamics that it has trained.
 
     Args:
         scenario: as read.
@@ -222,111 +264,78 @@ def resolve(
         simulator: the same.
         duration: [s].
         overrides: of the planner's settings; text is read as TOML where the setting is not text itself.
+        learner: name of the one that is to train.
+        learner_overrides: of its settings, as `overrides`.
 
     Raises:
         UnknownName: a name that no plugin has.
         ScenarioError: a setting of the wrong type or outside its range.
         PluginError: a plugin fails to import.
+        ValueError: trained dynamics whose folder holds nothing of the kind.
     """
-    task = robots.load(scenario.task)
+    task, origin = robots.load(scenario.task), scenario.origin
     simulator = _known_plugin("simulators", simulator or scenario.simulator)
     dynamics = _known_plugin("dynamics", dynamics or scenario.dynamics)
-    own = plugins.find("planners", scenario.planner)
-    dt = task.robot.dt
-    settings = _settings(own, scenario.settings, f"{scenario.origin}: planner", dt)
-    wall = _settings(own, scenario.wall, f"{scenario.origin}: wall.planner", dt)
+    trained = _trained(dynamics)
+    own_period = _whole_period(task, scenario.period)
+    under = learner or (trained.learner if trained else None)
+    own: Mapping[str, Any] = scenario.learners.get(under, {}) if under else {}
+    place = f"{origin}: learner.{under}"
+    learner_period = _whole_period(task, seconds(own["period"], f"{place}.period")) if "period" in own else own_period
+    period = trained.period if trained else learner_period
+
+    name, kind = scenario.planner, plugins.find("planners", scenario.planner)
+    settings = read(kind, scenario.settings, f"{origin}: planner", own_period)
+    wall = read(kind, scenario.wall, f"{origin}: wall.planner", own_period)
     if clock == "wall":
         settings |= wall
-    name = planner or scenario.planner
-    kind = own
-    if name != scenario.planner:
-        kind = plugins.find("planners", name)
-        hints = _hints(kind)
-        settings = {key: value for key, value in settings.items() if key in hints}
-    settings |= _settings(kind, overrides or {}, "--planner", dt, text=True)
-    where = scenario.origin if name == scenario.planner and not overrides else f"planner {name}"
-    chosen = duration if duration is not None else scenario.duration
+    settings = rescaled(settings, own_period, period)
+    over = dict(_table(own.get("planner", {}), f"{place}.planner"))
+    if (changed := coerce(over.pop("name", name), str, f"{place}.planner.name")) != name:
+        name, kind, settings = changed, *_handed_over(changed, settings)
+    settings |= rescaled(read(kind, over, f"{place}.planner", learner_period), learner_period, period)
+    if planner is not None and planner != name:
+        name, kind, settings = planner, *_handed_over(planner, settings)
+    where = origin if name == scenario.planner and not overrides else f"planner {name}"
+    settings |= read(kind, overrides or {}, "--planner", period, text=True)
+
+    trainer, chosen = None, {k: v for k, v in own.items() if k not in ("period", "planner")}
+    if learner is not None:
+        trainer = plugins.find("learners", learner)
+        given = read(trainer, learner_overrides or {}, "--learner", period, text=True)
+        chosen = merged(read(trainer, chosen, place, period), given)
+    checks = f"{origin}: safety"
     return Setup(
         scenario=scenario.name,
         task=task,
         simulator=simulator,
         dynamics=dynamics,
         planner_name=name,
-        planner=_construct(kind, settings, where),
-        safety=_construct(
-            Safety, _settings(Safety, scenario.safety, f"{scenario.origin}: safety", dt), f"{scenario.origin}: safety"
-        ),
-        duration=_whole_duration(task, chosen),
+        planner=construct(kind, settings, where),
+        safety=construct(Safety, read(Safety, scenario.safety, checks, task.robot.dt), checks),
+        duration=_whole_duration(task, duration if duration is not None else scenario.duration),
+        period=period,
+        learner_name=learner,
+        learner=None if trainer is None else construct(trainer, chosen, f"learner {learner}"),
     )
 
 
-def coerce(value: Any, hint: Any, where: str) -> Any:
-    """`value`, as TOML gives it, as the type `hint`: whole numbers serve as floats, lists as tuples and arrays.
-
-    Raises:
-        ScenarioError: it is of another type; the message begins with `where`.
-    """
-    for option in _options(hint):
-        if option is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        if option in (int, str, bool) and type(value) is option:
-            return value
-        if typing.get_origin(option) is Literal and value in typing.get_args(option):
-            return value
-        base = typing.get_origin(option) or option
-        if base is tuple and isinstance(value, list):
-            return tuple(value)
-        if base is np.ndarray and isinstance(value, list) and _numbers(value):
-            return np.array(value, float)
-        if isinstance(base, type) and issubclass(base, Mapping) and isinstance(value, Mapping):
-            return dict(value)
-    near = _nearest(value, [c for option in _options(hint) for c in typing.get_args(option) if isinstance(c, str)])
-    raise ScenarioError(f"{where} takes {describe(hint)}, not {value!r}{near}")
+def _handed_over(planner: str, settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The planner's class, and those of `settings`, made for another, that it has too."""
+    kind = plugins.find("planners", planner)
+    known = hints(kind)
+    return kind, {key: value for key, value in settings.items() if key in known}
 
 
-def _settings(kind: Any, given: Mapping[str, Any], where: str, dt: float, text: bool = False) -> dict[str, Any]:
-    """`given` as fields of the dataclass `kind`, times turned into control steps."""
-    hints = _hints(kind)
-    settings = {}
-    for key, value in given.items():
-        place = f"{where}.{key}"
-        if key not in hints:
-            raise ScenarioError(_unknown(f"setting {place!r}", key, hints))
-        read = from_text(value) if text else value
-        if key in TIMES and isinstance(read, str) and (found := _TIME.fullmatch(read)):
-            settings[key] = _whole_steps(float(found[1]) * (1e-3 if found[2] == "ms" else 1.0), dt, place)
-            continue
-        try:
-            settings[key] = coerce(read, hints[key], place)
-        except ScenarioError:
-            if read is value or str not in _options(hints[key]):
-                raise
-            settings[key] = value
-    return settings
-
-
-def from_text(text: str) -> Any:
-    """A value typed on the command line: what TOML reads it as, else the text itself."""
-    try:
-        table = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    return table["value"] if table.keys() == {"value"} else text
-
-
-def _construct(kind: Any, settings: Mapping[str, Any], where: str) -> Any:
-    try:
-        return kind(**settings)
-    except ValueError as error:
-        raise ScenarioError(f"{where}: {error}") from error
-
-
-def _hints(kind: Any) -> dict[str, Any]:
-    """Types of the fields of `kind`; none for a plugin that is not a dataclass and so takes no settings."""
-    if not dataclasses.is_dataclass(kind):
-        return {}
-    known = typing.get_type_hints(kind)
-    return {f.name: known[f.name] for f in dataclasses.fields(kind) if f.init}
+def _trained(dynamics: str) -> Trained | None:
+    """What dynamics such as `ensemble:DIR` say of their training; None for others."""
+    name, colon, argument = dynamics.partition(":")
+    if not colon:
+        return None
+    about = getattr(plugins.find("dynamics", name), "trained", None)
+    if about is None:
+        raise ScenarioError(f"dynamics {name!r} take nothing after a colon, not {argument!r}")
+    return about(argument)
 
 
 def _known_plugin(group: str, name: str) -> str:
@@ -336,22 +345,21 @@ def _known_plugin(group: str, name: str) -> str:
     return name
 
 
+def _whole_period(task: Task, period: float | None) -> float:
+    dt = task.robot.dt
+    if period is None:
+        return dt
+    if not (math.isfinite(period) and period > 0.0):
+        raise ScenarioError(f"period is {period:g} s; it must be above 0 and finite")
+    return whole_steps(period, dt, "period") * dt
+
+
 def _whole_duration(task: Task, duration: float | None) -> float:
     if duration is None:
         duration = task.duration
     if not (math.isfinite(duration) and duration > 0.0):
         raise ScenarioError(f"duration is {duration:g} s; it must be above 0 and finite")
-    return _whole_steps(duration, task.robot.dt, "duration") * task.robot.dt
-
-
-def _whole_steps(time: float, dt: float, where: str) -> int:
-    steps = round(time / dt)
-    if steps < 1 or abs(steps * dt - time) > 1e-6 * dt + 1e-12 * time:
-        raise ScenarioError(f"{where} is {time:g} s, which is not a whole number of control steps of {dt:g} s")
-    return steps
-
-
-_TIME = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(s|ms)")
+    return whole_steps(duration, task.robot.dt, "duration") * task.robot.dt
 
 
 def _table(value: Any, where: str, wanted: str = "a table") -> Mapping[str, Any]:
@@ -363,56 +371,7 @@ def _table(value: Any, where: str, wanted: str = "a table") -> Mapping[str, Any]
 def _known_keys(table: Mapping[str, Any], known: Iterable[str], where: str) -> None:
     for key in table:
         if key not in known:
-            raise ScenarioError(_unknown(f"key {key!r} in {where}", key, known))
-
-
-def _unknown(what: str, name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    return f"unknown {what}{_nearest(name, known) or '.'} Known: {', '.join(known) or 'none'}"
-
-
-def _nearest(name: Any, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4) if isinstance(name, str) else []
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _options(hint: Any) -> tuple[Any, ...]:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return tuple(option for part in typing.get_args(hint) for option in _options(part))
-    return (hint,)
-
-
-def describe(hint: Any) -> str:
-    """What the type `hint` takes, in words."""
-    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    said = []
-    for option in _options(hint):
-        base = typing.get_origin(option) or option
-        if option in words:
-            said.append(words[option])
-        elif base is Literal:
-            said.append("one of " + ", ".join(map(str, typing.get_args(option))))
-        elif base in (tuple, np.ndarray):
-            said.append("a list of numbers")
-        elif isinstance(base, type) and issubclass(base, Mapping):
-            said.append("a table")
-    return " or ".join(said) or "no value from a file"
-
-
-def _numbers(value: list) -> bool:
-    return all(isinstance(entry, int | float) and not isinstance(entry, bool) for entry in value)
-
-
-def _plain(settings: Any) -> dict[str, Any]:
-    """The fields of a dataclass as TOML takes them; None, which it has not, is left out."""
-    if not dataclasses.is_dataclass(settings):
-        return {}
-    plain: dict[str, Any] = {}
-    for f in dataclasses.fields(settings):
-        value = getattr(settings, f.name)
-        if value is not None and f.init:
-            plain[f.name] = value.tolist() if isinstance(value, np.ndarray) else value
-    return plain
+            raise ScenarioError(unknown(f"key {key!r} in {where}", key, known))
 
 
 def _shipped() -> Any:

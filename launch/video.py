@@ -18,7 +18,8 @@ from .. import robots, sim
 from ..controllers.episode import Episode
 from ..controllers.files import replacing
 from .outputs import OutputError
-from .scenario import ScenarioError, Setup
+from .scenario import Setup
+from .settings import ScenarioError
 
 BACKENDS = ("egl", "osmesa")
 FPS = 30

@@ -9,7 +9,7 @@ so that a step's cost, like dm_control's reward for it, sees the control togethe
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import mujoco
@@ -191,6 +191,18 @@ class Task:
     goal: Callable[[View], Array] | None = None
     end: Callable[[View], Array] | None = None
     constraints: tuple[Constraint, ...] = ()
+
+    def with_period(self, period: float) -> "Task":
+        """The same task, controlled every `period` [s]: what planners see that decide less often than the loop steps.
+
+        Raises:
+            ValueError: it is no whole number of the robot's control steps.
+        """
+        dt = self.robot.dt
+        repeat = round(period / dt) if np.isfinite(period) else 0
+        if repeat < 1 or abs(repeat * dt - period) > 1e-6 * dt:
+            raise ValueError(f"a period of {period:g} s is no whole number of {self.name}'s control steps of {dt:g} s")
+        return self if repeat == 1 else replace(self, robot=replace(self.robot, dt=repeat * dt))
 
     def reward(self, y: Array, u: Array) -> Array:
         """Reward (...) of reaching readings `y` (..., ny) by control `u` (..., nu)."""

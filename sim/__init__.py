@@ -19,11 +19,18 @@ def make(name: str, task: Task) -> Simulator:
 
 
 def dynamics(name: str, task: Task) -> Dynamics:
-    """The dynamics `name` (`mujoco`, ...) as a model of `task`.
+    """The dynamics `name` (`mujoco`, ...) as a model of `task`; what follows a colon, as in `ensemble:DIR`, is theirs.
 
     Raises:
         UnknownName: there are no such dynamics.
         PluginError: they fail to import.
-        ValueError: they can not model this task.
+        ValueError: they can not model this task, or take nothing after a colon, or something.
     """
-    return plugins.find("dynamics", name)(task)
+    kind, colon, argument = name.partition(":")
+    plugin = plugins.find("dynamics", kind)
+    takes = hasattr(plugin, "trained")
+    if takes and not argument:
+        raise ValueError(f"dynamics {kind!r} take the folder of a trained run: {kind}:DIR")
+    if colon and not takes:
+        raise ValueError(f"dynamics {kind!r} take nothing after a colon, not {argument!r}")
+    return plugin(task, argument) if takes else plugin(task)

@@ -7,7 +7,8 @@ import pytest
 from trimtab import robots
 from trimtab.launch import scenario
 from trimtab.launch.cli import main
-from trimtab.launch.scenario import ScenarioError, UnknownName, find, parse, resolve
+from trimtab.launch.scenario import UnknownName, find, parse, resolve
+from trimtab.launch.settings import ScenarioError
 from trimtab.robots import plugins
 
 CARTPOLE = 'task = "cartpole-swingup"\n'
@@ -127,7 +128,7 @@ def test_whole_configuration_reads_back():
         ('[safety]\nfallback = "zeroo"', "did you mean 'zero'?"),
         ('[safety]\nhang = "long"', "safety.hang takes a number, not 'long'"),
         ("[safety]\nhang = -1", "hang is -1"),
-        ("duration = [1]", "duration takes a number"),
+        ("duration = [1]", "duration takes a time"),
         ("duration = 0.015", "duration is 0.015 s, which is not a whole number of control steps of 0.01 s"),
         ("duration = inf", "above 0 and finite"),
         ('simulator = "mujocoo"', "did you mean 'mujoco'?"),
