@@ -162,11 +162,16 @@ class MCTS:
         for name in ("widening_power", "local", "optimism", "virtual_loss", "outcomes_power", "mix", "discount"):
             require_share(self, name)
         require_share(self, "cell_decay")
+        if not 1 <= self.segment_knots <= self.steps:
+            raise ValueError(
+                f"segment_knots is {self.segment_knots}; it must lie between 1 and the {self.steps} control steps of an "
+                f"edge, which segment sets"
+            )
         splines.check(self.steps, self.segment_knots, self.segment_spline)
         if self.levels == 1:
             raise ValueError("levels is 1; it must be 0 (continuous controls) or at least 2")
         if self.levels and self.rule == "hoot":
-            raise ValueError(f"levels is {self.levels}; hoot cuts continuous controls by itself: levels must be 0")
+            raise ValueError(f"levels is {self.levels}; rule = hoot cuts continuous controls by itself: set levels to 0")
         if math.isnan(self.first_play):
             raise ValueError("first_play is nan; it must be a number")
         for name, known in (

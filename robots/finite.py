@@ -63,7 +63,7 @@ class Finite:
     @property
     def stochastic(self) -> bool:
         """Whether a control may have more than one outcome."""
-        return bool(self.probability.max(-1).min() < 1.0)
+        return bool(((self.probability > 0.0).sum(-1) > 1).any())
 
     @classmethod
     def of_table(

@@ -113,6 +113,41 @@ def test_a_tree_that_is_whole_has_dynamic_programmings_values():
     assert plan.controls[0, 0] == q[0].argmax()
 
 
+def test_a_new_node_is_worth_the_mean_of_its_rollouts():
+    model, horizon, discount = random_model(0), 6, 0.9
+    task, errors = finite_task(model), {}
+    v = np.zeros(len(model.states))
+    for _ in range(horizon - 1):
+        v = (model.reward + discount * np.where(model.ends, 0.0, v[model.next]))[..., 0].mean(-1)
+    for rollouts in (1, 3000):
+        planner = MCTS(horizon=horizon, segment=1, simulations=3, batch=1, discount=discount, policy="random",
+                       rollouts=rollouts, objective="reward")  # fmt: skip
+        plan = search(planner, FiniteDynamics(task), task, FiniteSimulator(task).reset(0))
+        _, nodes, edges = of(plan)
+        assert plan.stats["evaluations"] == 3 * rollouts
+        assert edges[0]["count"].tolist() == [1, 1, 1]
+        expected = np.where(model.ends[0], 0.0, v[model.next[0]])[:, 0]
+        errors[rollouts] = np.abs(nodes["leaf"][edges[0]["child"]] - expected)
+    assert errors[3000].max() < 0.1  # five times what returns of some 1 scatter by
+    assert errors[1].max() > 0.2
+
+
+def test_normalised_among_siblings_a_far_worse_control_elsewhere_does_not_matter():
+    """Costing 1000 at the root, it makes 1 and 0 alike further down, where they are all that there is to choose."""
+    after = np.array([[1, 2], [2, 2], [2, 2]])[:, :, None]
+    reward = np.array([[0.0, -1000.0], [0.0, 1.0], [0.0, 0.0]])[:, :, None]
+    task = finite_task(Finite(np.arange(3.0)[:, None], after, np.ones((3, 2, 1)), reward, after == 2))
+    shares = []
+    for siblings in (False, True):
+        planner = MCTS(horizon=2, segment=1, simulations=400, batch=1, siblings=siblings,
+                       **{**REWARD, "leaf": "rollout"})  # fmt: skip
+        _, _, edges = of(search(planner, FiniteDynamics(task), task, FiniteSimulator(task).reset(0)))
+        below = edges[int(edges[0][0]["child"])]
+        shares.append(below["count"][1] / below["count"].sum())
+    assert shares[0] < 0.6
+    assert shares[1] > 0.9
+
+
 class Reference:
     """UCT as a textbook has it, an object a node: deterministic, zero default policy, polynomial bonus."""
 
@@ -533,6 +568,20 @@ def test_continuous_controls_widen():
         assert nodes[0]["width"] == np.ceil((simulations - 1) ** power)
 
 
+def test_a_bonus_for_a_cells_size_counts_where_sizes_differ():
+    """Where it is the same at all depths (r = 1), or the whole box's alone (r = 0), it changes nothing."""
+    task, dynamics, state = pendulum()
+    found = {}
+    for decay in (0.0, 0.5, 1.0):
+        for bonus in (0.0, 4.0):
+            planner = MCTS(
+                horizon=24, segment=4, simulations=200, batch=1, rule="hoot", cell_bonus=bonus, cell_decay=decay
+            )
+            found[decay, bonus] = of(search(planner, dynamics, task, state))[2][0]["count"].tolist()
+    without = found[0.5, 0.0]
+    assert [key for key, counts in found.items() if counts != without] == [(0.5, 4.0)]
+
+
 def test_random_transitions_widen():
     model = random_model(0, states=50, controls=2, outcomes=20)
     task = finite_task(model)
@@ -615,11 +664,11 @@ def test_grids_begin_at_rest_and_spread():
         ({"rule": "ucb"}, "unknown rule 'ucb'; known: uct, puct, hoot"),
         ({"segment": -1}, "segment is -1"),
         ({"levels": 1}, "levels is 1"),
-        ({"levels": 5, "rule": "hoot"}, "levels must be 0"),
+        ({"levels": 5, "rule": "hoot"}, "set levels to 0"),
         ({"simulations": 0}, "simulations is 0"),
         ({"discount": 1.5}, "discount is 1.5"),
         ({"first_play": float("nan")}, "first_play is nan"),
-        ({"segment": 2, "segment_knots": 3}, "knots is 3"),
+        ({"segment": 2, "segment_knots": 3}, "segment_knots is 3; it must lie between 1 and the 2 control steps"),
     ],
 )
 def test_settings_that_make_no_sense_are_told(settings, said):

@@ -121,6 +121,14 @@ def test_gymnasiums_tables_are_its_environments(name):
     plant.close()
 
 
+def test_one_outcome_is_certain_however_its_probability_is_rounded():
+    states, shape = np.arange(2.0)[:, None], (2, 1, 1)
+    one = Finite(states, np.zeros(shape, int), np.full(shape, 1.0 - 1e-12), np.zeros(shape), np.zeros(shape, bool))
+    assert not one.stochastic
+    assert maze.finite(0.1).stochastic
+    assert not maze.finite(0.0).stochastic
+
+
 def test_what_is_no_table_is_told():
     with pytest.raises(ValueError, match="no finite problem"):
         FiniteDynamics(robots.load("pendulum-swingup"))
