@@ -518,6 +518,18 @@ def test_recordings_of_other_environments_are_refused(nested, monkeypatch):
             import_minari("recorded-v0", robots.load(task))
 
 
+def test_observations_with_other_keys_are_refused(nested):
+    parts = {**Nested.observation_space.spaces, "more": box(1)}
+    observed = {"place": np.zeros((4, 2, 2)), "choice": np.zeros(4, int), "more": np.zeros((4, 1))}
+    observed["a pair"] = (np.zeros((4, 1)), np.zeros((4, 2), np.int8))
+    episode = buffer(observed, np.ones((3, 2), int))
+    foreign("more-v0", [episode], spaces.Dict(parts), Nested.action_space)
+    with pytest.raises(
+        ValueError, match=r"more-v0 has observations that are a Dict of .*more \(a Box of shape \(1,\)\)"
+    ):
+        import_minari("more-v0", robots.load(f"gymnasium:{nested}"))
+
+
 @pytest.mark.parametrize(
     ("name", "observations", "actions", "message"),
     [
