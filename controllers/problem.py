@@ -74,7 +74,10 @@ class Problem:
             ValueError: the task's terms do not give one number per step.
         """
         rollout = self.rollout(controls)
-        if self._compiled is not None:
+        costs = rollout.costs(self.task, controls, self.times)
+        if costs is not None:
+            pass
+        elif self._compiled is not None:
             costs = self._compiled(rollout, controls, self.times)
         else:
             costs = summed(self.task, rollout.y, controls, self.times)

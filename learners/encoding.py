@@ -2,11 +2,13 @@
 
 It is told angles that may turn on and on as sine and cosine, and predicts the change of the readings over one control
 period, which is small and of about the same size whatever the readings are. Readings that no motion changes (a robot's
-parameters) and the clock are not learned: they are held, and advanced by the period.
+parameters) and the clock are not learned: they are held, and advanced by the period. What only a simulator reports of
+a step, an unknown task's reward for one, is predicted as it is, and not told.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import mujoco
 import numpy as np
@@ -15,6 +17,9 @@ from ..robots.arrays import Array, namespace
 from ..robots.layout import Layout, Reading
 from ..robots.plugins import UnknownName
 from ..robots.task import Robot
+
+SCORES = ("reward", "terminated")
+"""Readings of a step's outcome that only a simulator knows, see `robots/external.py`."""
 
 _BALL = {mujoco.mjtJoint.mjJNT_FREE: 3, mujoco.mjtJoint.mjJNT_BALL: 0}
 """Where in the positions of such a joint its quaternion begins."""
@@ -29,7 +34,8 @@ class Encoding:
         dt: control period [s].
         angles: entries [rad] that the model is told as sine and cosine, and whose change is the shorter way round.
         told: entries that it is told as they are.
-        predicted: entries whose change it predicts.
+        predicted: entries that it predicts: their change, or their values.
+        values: those of them whose values it predicts.
         clocks: entries that are the time [s].
         quaternions: first of four entries each, kept at length 1.
     """
@@ -40,6 +46,7 @@ class Encoding:
     angles: tuple[int, ...]
     told: tuple[int, ...]
     predicted: tuple[int, ...]
+    values: tuple[int, ...] = ()
     clocks: tuple[int, ...] = ()
     quaternions: tuple[int, ...] = ()
 
@@ -61,7 +68,8 @@ class Encoding:
         turning = _turning(robot) if angles is None else _entries(layout, angles)
         clocks = _of_kind(layout, lambda r: r.sensor == mujoco.mjtSensor.mjSENS_CLOCK)
         still = _of_kind(layout, lambda r: r.source == "parameter") | clocks
-        hidden = _entries(layout, untold) | still
+        scored = _of_kind(layout, lambda r: r.source == "external" and r.name in SCORES)
+        hidden = _entries(layout, untold) | still | scored
         every = range(layout.size)
         return cls(
             ny=layout.size,
@@ -70,6 +78,7 @@ class Encoding:
             angles=tuple(k for k in every if k in turning and k not in hidden),
             told=tuple(k for k in every if k not in turning and k not in hidden),
             predicted=tuple(k for k in every if k not in still),
+            values=tuple(sorted(scored)),
             clocks=tuple(sorted(clocks)),
             quaternions=_quaternions(robot),
         )
@@ -87,6 +96,8 @@ class Encoding:
     def tell(self, y: Array, u: Array) -> Array:
         """What the model is told (..., inputs) of readings (..., ny) and controls (..., nu)."""
         xp = namespace(y)
+        if not self.angles and len(self.told) == self.ny:
+            return xp.concat([y, u], axis=-1)
         turning = y[..., list(self.angles)]
         return xp.concat([xp.sin(turning), xp.cos(turning), y[..., list(self.told)], u], axis=-1)
 
@@ -95,17 +106,45 @@ class Encoding:
         change = y_next - y
         turning = list(self.angles)
         change[..., turning] = np.remainder(change[..., turning] + np.pi, 2.0 * np.pi) - np.pi
+        change[..., list(self.values)] = y_next[..., list(self.values)]
         return change[..., list(self.predicted)]
 
     def advance(self, y: Array, change: Array) -> Array:
-        """Readings (..., ny) one control period after `y`, on a predicted change (..., outputs) of them."""
-        y = y + 0.0  # a copy through which torch differentiates
-        y[..., list(self.predicted)] += change
-        y[..., list(self.clocks)] += self.dt
+        """Readings (..., ny) one control period after `y`, on a prediction (..., outputs)."""
+        if len(self.predicted) < self.ny:
+            change = self._spread(change)
+        if self.values or self.clocks:
+            xp = namespace(y)
+            kept, passed = self._held
+            if xp is not np:
+                kept, passed = (xp.asarray(row, dtype=y.dtype, device=y.device) for row in (kept, passed))
+            y = y * kept + passed
+        y = y + change
         for start in self.quaternions:
             turn = y[..., start : start + 4]
-            y[..., start : start + 4] = turn / (turn * turn).sum(-1)[..., None] ** 0.5
+            unit = turn / (turn * turn).sum(-1)[..., None] ** 0.5
+            y = namespace(y).concat([y[..., :start], unit, y[..., start + 4 :]], axis=-1)
         return y
+
+    @cached_property
+    def _held(self) -> tuple[np.ndarray, np.ndarray]:
+        """What each entry (ny,) is multiplied by in a step, and what is added, predictions aside."""
+        kept, passed = np.ones(self.ny), np.zeros(self.ny)
+        kept[list(self.values)] = 0.0
+        passed[list(self.clocks)] = self.dt
+        return kept, passed
+
+    def _spread(self, change: Array) -> Array:
+        """Predictions (..., outputs) at the entries (..., ny) that they are of; 0 elsewhere."""
+        xp = namespace(change)
+        if xp is np:
+            spread = np.zeros((*change.shape[:-1], self.ny), change.dtype)
+            spread[..., list(self.predicted)] = change
+            return spread
+        # A zero after all predictions is what the other entries take: no assignment, through which torch.func can not.
+        padded = xp.concat([change, xp.zeros_like(change[..., :1])], axis=-1)
+        place = {k: i for i, k in enumerate(self.predicted)}
+        return padded[..., [place.get(k, self.outputs) for k in range(self.ny)]]
 
 
 def _of_kind(layout: Layout, kind: Callable[[Reading], bool]) -> set[int]:

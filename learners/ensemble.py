@@ -196,7 +196,10 @@ class Ensemble:
     Attributes:
         members: the networks.
         elites: the best members by hold-out loss, best first (elites,).
+        version: grows with whatever changes predictions.
     """
+
+    kind = "ensemble"
 
     def __init__(
         self,
@@ -211,6 +214,7 @@ class Ensemble:
         self._key = int(rng.integers(2**63))  # of the resampling
         self.members = Members(inputs, outputs, s, rng).to(device)
         self.elites = np.arange(s.elites)
+        self.version = 0
         others = [p for name, p in self.members.named_parameters() if not name.startswith("network.weights")]
         groups: list[dict[str, Any]] = [
             {"params": [*self.members.network.weights], "weight_decay": s.weight_decay},

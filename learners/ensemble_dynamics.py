@@ -1,171 +1,301 @@
-"""Ensembles as dynamics: what planners search where nobody wrote the model.
+"""Learned models as dynamics: what planners search where nobody wrote the model.
 
 A prediction is a mixture: particles, each of which follows one member at a time and the noise that it predicts.
 Trajectory sampling is of two kinds (Chua et al., Deep reinforcement learning in a handful of trials using probabilistic
-dynamics models, 2018): TS1 draws another member for every step, TS-infinity one for the whole horizon. With `mean`, the
-elites are the particles, and each follows its own mean without noise. Members' means are never averaged along a
-rollout: what they disagree on is the risk that planners weigh.
+dynamics models, 2018): TS1 draws another member for every step, TS-infinity one for the whole horizon. Moment matching
+draws the particles anew after every step, from the normal distribution that has their mean and their covariance. With
+`mean`, the elites are the particles, and each follows its own mean without noise. Members' means are never averaged
+along a rollout: what they disagree on is the risk that planners weigh.
 
 All candidates meet the same draws of members and noise (common random numbers): every candidate's cost is distributed
 as if its draws were its own, but a difference between two candidates is not down to luck (Ng and Jordan, PEGASUS: a
 policy search method for large MDPs and POMDPs, 2000).
+
+Everything runs in float32 where the networks are, a task's terms included: only costs come back.
 """
 
-import os
+import functools
+import weakref
 from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..controllers.compiled_cost import summed
 from ..robots.plugins import UnknownName
-from ..robots.task import Robot, Task
+from ..robots.task import Task
 from ..sim.branching import Branches
 from ..sim.interface import Rollout, State, check_candidates
-from . import checkpoint
-from .encoding import Encoding
-from .ensemble import Ensemble, EnsembleSettings, Fit, Look, Members
-from .replay import Replay, Signature, Transitions
+from ..sim.linearization import Linearization, Trajectories
+from .exploration import Bonus, information_gain
+from .learned_model import LearnedModel
+from .replay import Signature
 
-Propagation = Literal["ts1", "tsinf", "mean"]
+Propagation = Literal["ts1", "tsinf", "moments", "mean"]
+
+Members = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Means and variances (E', n, outputs) that E' members predict of inputs (E', n, inputs)."""
 
 _ROWS = 2048
 """Rows that a network is given at once on a CPU: few enough for its layers to stay in the cache."""
 
+_AGREES = 1e-3
+"""How far a cost in float32 may be from NumPy's, relative to 1 + its size."""
 
-class EnsembleModel:
-    """How a robot's readings change, learned: an encoding and an ensemble.
 
-    Args:
-        robot: whose readings change.
-        rng: draws the ensemble's first weights.
-        settings: of the ensemble.
-        encoding: of the readings; `Encoding.of(robot)` by default.
-        device: where the networks are.
+class LearnedRollout(Rollout):
+    """Predictions on the device that made them, in pieces; NumPy's only when asked for.
+
+    Attributes:
+        parts: readings after each step (E, n, H, ny), of so many candidates each.
+        gains: information gain summed over the horizon (N,), or None.
     """
 
-    def __init__(
-        self,
-        robot: Robot,
-        rng: np.random.Generator,
-        settings: EnsembleSettings | None = None,
-        encoding: Encoding | None = None,
-        device: str | torch.device = "cpu",
-    ) -> None:
-        self.signature = Signature.of(robot)
-        self.encoding = encoding or Encoding.of(robot)
-        self.ensemble = Ensemble(self.encoding.inputs, self.encoding.outputs, rng, settings, device)
+    def __init__(self, begin: np.ndarray, parts: list[Tensor], gains: Tensor | None, bonus: Bonus | None) -> None:
+        self._begin = begin
+        self._bonus = bonus
+        self.parts = parts
+        self.gains = gains
 
-    def data(self, transitions: Transitions) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs (n, inputs) and targets (n, outputs) of the ensemble from steps."""
-        e = self.encoding
-        return e.tell(transitions.y, transitions.u), e.changes(transitions.y, transitions.y_next)
+    @functools.cached_property
+    def y(self) -> np.ndarray:  # type: ignore[override]
+        """All readings (E, N, H+1, ny)."""
+        return self._read(torch.cat(self.parts, dim=1) if len(self.parts) > 1 else self.parts[0])
 
-    def fit(self, replay: Replay, rng: np.random.Generator, observe: Callable[[Look], None] | None = None) -> Fit:
-        """Trains on, with all that `replay` holds; see `Ensemble.fit`.
+    @functools.cached_property
+    def valid(self) -> np.ndarray:  # type: ignore[override]
+        """(E, N) False where the prediction broke down."""
+        # A sum tells whether all are finite, and needs no array of flags.
+        return np.concatenate([p.sum(dim=(2, 3)).isfinite().cpu().numpy() for p in self.parts], axis=1)
 
-        Raises:
-            ValueError: nothing is stored, or another robot's data.
-        """
-        self.signature.refuse_other(replay.signature, "the replay store")
-        return self.ensemble.fit(*self.data(replay.all()), rng, first=replay.first, observe=observe)
+    def of(self, candidates: slice) -> np.ndarray:
+        """Readings (E, n, H+1, ny) of some of the candidates, a copy."""
+        if candidates.stop is not None and candidates.stop - (candidates.start or 0) == 1:
+            first = candidates.start or 0
+            for part in self.parts:
+                if first < part.shape[1]:
+                    return self._read(part[:, first : first + 1])
+                first -= part.shape[1]
+        return self.y[:, candidates].copy()
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that training depends on but the data and the rng, for `checkpoint.save`."""
-        parts = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.encoding).items()}
-        return {"signature": self.signature.to_json(), "encoding": parts, "ensemble": self.ensemble.state_dict()}
+    def costs(self, task: Task, controls: np.ndarray, times: np.ndarray) -> np.ndarray | None:
+        """Costs (E, N) of the `controls` (N, H, nu) rolled out, the bonus taken off; see `Rollout.costs`."""
+        device = self.parts[0].device
+        if _in_torch(task):
+            sizes = [part.shape[1] for part in self.parts]
+            t, u = _tensor(times, device), _tensor(controls, device).split(sizes)
+            with torch.inference_mode():
+                costs = torch.cat([_summed(task, part, own, t) for part, own in zip(self.parts, u)], dim=1)
+        elif self._bonus is not None:
+            costs = _tensor(summed(task, self.y, controls, times), device)
+        else:
+            return None
+        if self._bonus is not None:
+            with torch.inference_mode():
+                costs = costs - self._bonus(costs, self.gains)
+        return costs.cpu().double().numpy()
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes the model to `path`; whole or not at all.
-
-        Raises:
-            OSError: it could not be written.
-        """
-        checkpoint.save(path, "ensemble model", self.state_dict())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike, robot: Robot, device: str | torch.device = "cpu") -> "EnsembleModel":
-        """The model saved at `path`, which must be of `robot`.
-
-        Raises:
-            OSError: it can not be read.
-            ValueError: it is no ensemble model's checkpoint, not the whole of one, or another robot's.
-        """
-        state = checkpoint.load(path, "ensemble model", device)
-        Signature.of(robot).refuse_other(Signature.from_json(state["signature"]), str(Path(path)))
-        parts: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in state["encoding"].items()}
-        model = cls.__new__(cls)
-        model.signature = Signature.of(robot)
-        model.encoding = Encoding(**parts)
-        model.ensemble = Ensemble.from_state_dict(state["ensemble"], device)
-        return model
+    def _read(self, after: Tensor) -> np.ndarray:
+        first = np.broadcast_to(self._begin, (*after.shape[:2], 1, after.shape[3]))
+        return np.concatenate((first, after.cpu().double().numpy()), axis=2)
 
 
 class EnsembleDynamics:
-    """An ensemble model as dynamics; also `Branching`, for tree search. It needs a state's readings only.
+    """A learned model as dynamics; also `Differentiable` and `Branching`. It needs a state's readings only.
 
-    What it predicts follows the model's weights, also when these are trained on.
+    What it predicts follows the model's weights, also when these are trained on. As differentiable dynamics it is the
+    mean of the elites' mixture, whose states are the readings.
 
     Args:
         task: whose robot is predicted.
         model: of that robot.
-        propagation: `ts1`, `tsinf` or `mean`.
+        propagation: `ts1`, `tsinf`, `moments` or `mean`.
         particles: E, as many for each elite; with `mean` it is the number of elites instead.
+        bonus: reward added to the task's in `cost`, for exploration.
 
     Raises:
         ValueError: an unknown propagation, particles that the elites do not divide, or another robot's model.
     """
 
     stochastic = True
+    reads_only = True
     choices: np.ndarray | None = None
 
     def __init__(
-        self, task: Task, model: EnsembleModel, propagation: Propagation = "tsinf", particles: int = 20
+        self,
+        task: Task,
+        model: LearnedModel,
+        propagation: Propagation = "tsinf",
+        particles: int = 20,
+        bonus: Bonus | None = None,
     ) -> None:
         if propagation not in get_args(Propagation):
             raise UnknownName("propagation", propagation, get_args(Propagation))
         Signature.of(task.robot).refuse_other(model.signature, "the model")
-        elites = model.ensemble.settings.elites
+        elites = len(model.regressor.elites)
         if propagation != "mean" and (particles < 1 or particles % elites):
             raise ValueError(f"{particles} particles are not a multiple of the {elites} elites")
         self.dt = task.robot.dt
         self.model = model
         self.propagation = propagation
         self.particles = elites if propagation == "mean" else particles
+        self.bonus = bonus
+        self.tangent = model.encoding.ny
 
-    def rollout(self, state: State, controls: np.ndarray, rng: np.random.Generator) -> Rollout:
+    # Sampled ----------------------------------------------------------------------------------------------------------
+
+    def rollout(self, state: State, controls: np.ndarray, rng: np.random.Generator) -> LearnedRollout:
         """Predicts from `state` under each of the candidates `controls` (N, H, nu); E is the number of particles.
 
         Raises:
             ValueError: `controls` of another shape.
         """
-        encoding = self.model.encoding
+        encoding, device = self.model.encoding, self.model.regressor.device
         candidates = check_candidates(controls, encoding.nu)
         n, horizon, _ = candidates.shape
-        order, noise = self._draw(horizon, rng)
-        out = np.empty((self.particles, n, horizon + 1, encoding.ny))
-        out[:, :, 0] = state.y
-        members = self.model.ensemble.elite_members()
-        size = n if self.model.ensemble.device.type != "cpu" else max(1, _ROWS // self.particles)
+        orders, noise = self._draw(horizon, rng)
+        members = self.model.regressor.elite_members()
+        size = n if device.type != "cpu" else max(1, _ROWS // self.particles)
+        parts, gains = [], []
         with torch.inference_mode():
-            begin = self._tensor(state.y)
-            for start in range(0, n, size):
-                u = self._tensor(candidates[start : start + size])
-                y = begin.expand(self.particles, len(u), -1)
-                steps = [y := self._step(members, y, u[:, k], order[k], noise[k]) for k in range(horizon)]
-                out[:, start : start + size, 1:] = torch.stack(steps, dim=2).cpu().numpy()
-        return Rollout(out, np.asarray(np.isfinite(out).all(axis=(2, 3))))
+            begin = _tensor(state.y, device)
+            for u in _tensor(candidates, device).split(size):
+                y, part, gain = begin.expand(self.particles, len(u), -1), [], torch.zeros(len(u), device=device)
+                for k in range(horizon):
+                    if self.bonus is not None and self.bonus.gains:
+                        gain = gain + self._gain(members, y.mean(dim=0), u[:, k])
+                    y = self._step(members, y, u[:, k], orders[k], noise[k])
+                    part.append(y)
+                parts.append(torch.stack(part, dim=2))
+                gains.append(gain)
+        return LearnedRollout(
+            np.asarray(state.y, float),
+            parts,
+            torch.cat(gains) if self.bonus is not None and self.bonus.gains else None,
+            self.bonus,
+        )
+
+    def _draw(self, horizon: int, rng: np.random.Generator) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        """For each step the order (E,) in which particles are dealt to the elites, and normal numbers (E, 1, ...)."""
+        nothing: list[Tensor | None] = [None] * horizon
+        if self.propagation == "mean":
+            return nothing, nothing
+        device, outputs = self.model.regressor.device, self.model.encoding.outputs
+        normal: list[Tensor | None] = [*_tensor(rng.standard_normal((horizon, self.particles, 1, outputs)), device)]
+        if self.propagation == "tsinf":
+            return nothing, normal
+        if self.propagation == "moments":
+            mixing = rng.standard_normal((horizon, self.particles, self.particles)) / np.sqrt(self.particles - 1)
+            return [*_tensor(mixing, device)], normal
+        orders = rng.permuted(np.tile(np.arange(self.particles), (horizon, 1)), axis=1)
+        return [*torch.as_tensor(orders, device=device)], normal
+
+    def _step(self, members: Members, y: Tensor, u: Tensor, order: Tensor | None, noise: Tensor | None) -> Tensor:
+        """Readings (E, n, ny) after one step from `y` under controls (n, nu)."""
+        encoding, shuffled = self.model.encoding, self.propagation == "ts1"
+        told = encoding.tell(y, u.expand(len(y), -1, -1))
+        if shuffled:
+            told = told[order]
+        of_elites = told.reshape(len(self.model.regressor.elites), -1, encoding.inputs)
+        mean, variance = (z.reshape(*y.shape[:2], -1) for z in members(of_elites))
+        if noise is not None:
+            mean = mean + variance.sqrt() * noise
+        if shuffled:
+            mean = mean[torch.argsort(order)]
+        y = encoding.advance(self._nominal(y, u), mean)
+        if self.propagation == "moments":
+            # With Z normal, rows of Z (Y - mean) / sqrt(E - 1) have the covariance of Y's rows.
+            centre = y.mean(dim=0)
+            y = centre + torch.tensordot(order, y - centre, dims=1)
+        return y
+
+    def _nominal(self, y: Tensor, u: Tensor) -> Tensor:
+        """Where the nominal model leads (E, n, ny) under controls (n, nu)."""
+        nominal = self.model.nominal
+        if nominal is None:
+            return y
+        rows = y.reshape(-1, y.shape[-1]).cpu().double().numpy()
+        controls = u.expand(len(y), -1, -1).reshape(-1, u.shape[-1]).cpu().double().numpy()
+        return _tensor(nominal(rows, controls), y.device).reshape(y.shape)
+
+    def _gain(self, members: Members, y: Tensor, u: Tensor) -> Tensor:
+        """Information gain (n,) of a step from the particles' mean readings (n, ny) under controls (n, nu)."""
+        told = self.model.encoding.tell(y, u)
+        means, variances = members(told.expand(len(self.model.regressor.elites), -1, -1))
+        floor = 1e-6 * (means * means).mean(dim=(0, 1)) + 1e-12
+        return information_gain(means, variances, floor)
+
+    # Expected ---------------------------------------------------------------------------------------------------------
 
     def advance(self, state: State, controls: np.ndarray) -> State:
         """The state expected after `controls` (k, nu): at every step the mean of the mixture, which has no noise."""
-        y, encoding = np.array(state.y, dtype=float), self.model.encoding
+        y = np.array(state.y, dtype=float)
         for u in controls:
-            mean, _ = self.model.ensemble.predict(encoding.tell(y, u)[None])
-            y = encoding.advance(y, mean[self.model.ensemble.elites, 0].mean(axis=0))
+            y = self.model.expected(y[None], u[None])[0]
         return State(state.time + len(controls) * self.dt, y)
+
+    def coordinates(self, state: State) -> np.ndarray:
+        """The readings (ny,) of `state`: they are all that these dynamics know."""
+        return np.array(state.y, dtype=float)
+
+    def place(self, state: State, x: np.ndarray) -> State:
+        """The state of the time of `state` with the readings `x` (ny,)."""
+        return State(state.time, np.array(x, dtype=float))
+
+    def displace(self, x: np.ndarray, dx: np.ndarray) -> np.ndarray:
+        """The readings x + dx."""
+        return x + dx
+
+    def difference(self, x: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """The change x - other (..., ny), angles the shorter way round."""
+        away, turning = np.asarray(x - other), [*self.model.encoding.angles]
+        away[..., turning] = np.remainder(away[..., turning] + np.pi, 2.0 * np.pi) - np.pi
+        return away
+
+    def linearize(self, x: np.ndarray, u: np.ndarray) -> Linearization:
+        """The linear model of the expected step along readings `x` (H+1, ny) and controls `u` (H, nu)."""
+        device, encoding, nominal = self.model.regressor.device, self.model.encoding, self.model.nominal
+        before = x[:-1] if nominal is None else nominal(x[:-1], u)
+        members, elites = self.model.regressor.elite_members(), len(self.model.regressor.elites)
+
+        def predicted(y: Tensor, u: Tensor, base: Tensor) -> Tensor:
+            told = encoding.tell(y[None], u[None]).expand(elites, 1, -1)
+            return encoding.advance(base[None], members(told)[0].mean(dim=0))[0]
+
+        points = [_tensor(z, device) for z in (x[:-1], u, before)]
+        by = torch.func.vmap(torch.func.jacrev(predicted, argnums=(0, 1, 2)))(*points)
+        A, B, through = (z.detach().cpu().double().numpy() for z in by)
+        if nominal is None:
+            A = A + through
+        else:
+            dy, du = nominal.jacobian(x[:-1], u)
+            A, B = A + through @ dy, B + through @ du
+        return Linearization(A, B, np.broadcast_to(np.eye(encoding.ny), (len(x), encoding.ny, encoding.ny)))
+
+    def policy_rollout(
+        self,
+        state: State,
+        x: np.ndarray,
+        u: np.ndarray,
+        feedforward: np.ndarray,
+        feedback: np.ndarray,
+        steps: np.ndarray,
+        limits: np.ndarray,
+    ) -> Trajectories:
+        """See `Differentiable.policy_rollout`; each step is the expected one."""
+        n, horizon = len(steps), len(u)
+        states, controls = np.empty((n, horizon + 1, self.tangent)), np.empty((n, horizon, u.shape[1]))
+        states[:, 0] = state.y
+        for k in range(horizon):
+            away = self.difference(states[:, k], x[k])
+            wanted = u[k] + steps[:, None] * feedforward[k] + away @ feedback[k].T
+            controls[:, k] = np.clip(wanted, *limits)
+            states[:, k + 1] = self.model.expected(states[:, k], controls[:, k])
+        return Trajectories(states, states, controls, np.isfinite(states).all(axis=(1, 2)))
+
+    # Branching --------------------------------------------------------------------------------------------------------
 
     def root(self, state: State) -> np.ndarray:
         """See `Branching.root`: a row is the readings."""
@@ -173,7 +303,8 @@ class EnsembleDynamics:
 
     def branch(self, rows: np.ndarray, controls: np.ndarray, at: int, rng: np.random.Generator) -> Branches:
         """See `Branching.branch`: an elite is drawn for each row, with `ts1` anew at every step."""
-        encoding, elites = self.model.encoding, self.model.ensemble.elites
+        model = self.model
+        encoding, elites = model.encoding, model.regressor.elites
         n, steps = controls.shape[:2]
         drawn = elites[rng.integers(len(elites), size=(steps, n))]
         if self.propagation != "ts1":
@@ -181,39 +312,49 @@ class EnsembleDynamics:
         noise = rng.standard_normal((steps, n, encoding.outputs)) * (self.propagation != "mean")
         out, y = np.empty((n, steps, encoding.ny)), rows
         for k in range(steps):
-            mean, variance = self.model.ensemble.predict(encoding.tell(y, controls[:, k]))
+            u = controls[:, k]
+            mean, variance = model.regressor.predict(encoding.tell(y, u))
             mine = drawn[k], np.arange(n)
-            out[:, k] = y = encoding.advance(y, mean[mine] + np.sqrt(variance[mine]) * noise[k])
+            before = y if model.nominal is None else model.nominal(y, u)
+            out[:, k] = y = encoding.advance(before, mean[mine] + np.sqrt(variance[mine]) * noise[k])
         valid = np.logical_and.accumulate(np.isfinite(out).all(axis=2), axis=1)
         return Branches(out[:, at - 1].copy(), out, valid)
 
     def close(self) -> None:
         """Nothing is held."""
 
-    def _draw(self, horizon: int, rng: np.random.Generator) -> tuple[list[Tensor | None], list[Tensor | None]]:
-        """For each step the order (E,) in which particles are dealt to the elites, and their noise (E, 1, outputs)."""
-        if self.propagation == "mean":
-            return [None] * horizon, [None] * horizon
-        normal = rng.standard_normal((horizon, self.particles, 1, self.model.encoding.outputs))
-        noise: list[Tensor | None] = [*self._tensor(normal)]
-        if self.propagation == "tsinf":
-            return [None] * horizon, noise
-        orders = rng.permuted(np.tile(np.arange(self.particles), (horizon, 1)), axis=1)
-        return [*torch.as_tensor(orders, device=self.model.ensemble.device)], noise
 
-    def _step(self, members: Members, y: Tensor, u: Tensor, order: Tensor | None, noise: Tensor | None) -> Tensor:
-        """Readings (E, n, ny) after one step from `y` under controls (n, nu)."""
-        encoding = self.model.encoding
-        told = encoding.tell(y, u.expand(self.particles, -1, -1))
-        if order is not None:
-            told = told[order]
-        of_elites = told.reshape(len(self.model.ensemble.elites), -1, encoding.inputs)
-        mean, variance = (z.reshape(*y.shape[:2], -1) for z in members(of_elites))
-        if noise is not None:
-            mean = mean + variance.sqrt() * noise
-        if order is not None:
-            mean = mean[torch.argsort(order)]
-        return encoding.advance(y, mean)
+def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
+    return torch.as_tensor(array, dtype=torch.float32, device=device)
 
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.as_tensor(array, dtype=torch.float32, device=self.model.ensemble.device)
+
+def _summed(task: Task, y: Tensor, u: Tensor, times: Tensor) -> Tensor:
+    """Costs (E, n) of readings (E, n, H, ny) reached at `times` (H,) under `u` (n, H, nu)."""
+    costs = task.cost(y, u.expand(len(y), -1, -1, -1), times).sum(dim=-1)
+    if any(term.terminal_weight for term in task.terms):
+        costs = costs + task.terminal_cost(y[:, :, -1], u[:, -1].expand(len(y), -1, -1), times[-1])
+    return costs
+
+
+_known: dict[int, bool] = {}
+
+
+def _in_torch(task: Task) -> bool:
+    """Whether the task's terms run in torch and cost what they cost in NumPy; found out once."""
+    if id(task) not in _known:
+        _known[id(task)] = _runs_in_torch(task)
+        weakref.finalize(task, _known.pop, id(task), None)
+    return _known[id(task)]
+
+
+def _runs_in_torch(task: Task) -> bool:
+    rng = np.random.default_rng(0)
+    y = rng.standard_normal((1, 16, 5, task.robot.layout.size))
+    u, times = rng.uniform(-1.0, 1.0, (16, 4, task.robot.nu)), np.sort(rng.uniform(0.0, 10.0, 4))
+    try:
+        with np.errstate(all="ignore"):
+            expected = summed(task, y, u, times)
+        found = _summed(task, *(torch.as_tensor(z) for z in (y[:, :, 1:], u, times))).numpy()
+    except Exception:  # a residual is anyone's code: what it raises NumPy's evaluation tells, on readings that occur
+        return False
+    return np.allclose(found, expected, rtol=_AGREES, atol=_AGREES, equal_nan=True)

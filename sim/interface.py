@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from ..robots.task import Task
 from .codegen import rows
 
 
@@ -81,6 +82,13 @@ class Rollout:
     def of(self, candidates: slice) -> np.ndarray:
         """Readings (E, n, H+1, ny) of some of the candidates, a copy."""
         return self.y[:, candidates].copy(order="K")
+
+    def costs(self, task: Task, controls: np.ndarray, times: np.ndarray) -> np.ndarray | None:
+        """Costs (E, N), summed over the horizon, of the `controls` (N, H, nu) that led here, steps ending at `times`.
+
+        Dynamics that evaluate a task's terms where they predict (on a GPU) give these; None: whoever asks does.
+        """
+        return None
 
     def columns(self, controls: np.ndarray) -> np.ndarray:
         """Where each member's readings after each step lie in memory, and the controls, for `codegen.Kernel.bind`.

@@ -11,7 +11,8 @@ from trimtab.controllers.cem import CEM
 from trimtab.controllers.problem import Problem
 from trimtab.learners.encoding import Encoding
 from trimtab.learners.ensemble import EnsembleSettings
-from trimtab.learners.ensemble_dynamics import EnsembleDynamics, EnsembleModel
+from trimtab.learners.ensemble_dynamics import EnsembleDynamics
+from trimtab.learners.learned_model import LearnedModel
 from trimtab.learners.replay import Replay
 from trimtab.robots.plugins import UnknownName
 from trimtab.sim import State
@@ -42,7 +43,7 @@ def recorded(name="cartpole-swingup", episodes=12, steps=60):
 @functools.cache
 def learned():
     rng = np.random.default_rng(0)
-    model = EnsembleModel(TASK.robot, rng, SMALL)
+    model = LearnedModel(TASK.robot, rng, SMALL)
     fit = model.fit(recorded(), rng)
     return model, fit
 
@@ -69,6 +70,10 @@ class TestTSInfinity(_Learned):
     propagation = "tsinf"
 
 
+class TestMomentMatching(_Learned):
+    propagation = "moments"
+
+
 class TestMeans(_Learned):
     propagation = "mean"
     members = 2
@@ -76,7 +81,7 @@ class TestMeans(_Learned):
 
 def plainly(model, state, controls, propagation, particles, rng):
     """The same rollout by one step, particle and candidate at a time."""
-    encoding, ensemble = model.encoding, model.ensemble
+    encoding, ensemble = model.encoding, model.regressor
     horizon = controls.shape[1]
     noise = rng.standard_normal((horizon, particles, 1, encoding.outputs))
     order = np.tile(np.arange(particles), (horizon, 1))
@@ -106,10 +111,10 @@ def test_means_follow_one_elite_each_without_noise():
     model = learned()[0]
     controls = np.random.default_rng(1).uniform(-1, 1, (2, 5, 1))
     found = EnsembleDynamics(TASK, model, "mean").rollout(start(), controls, np.random.default_rng(2)).y
-    for e, member in zip(model.ensemble.elites, found):
+    for e, member in zip(model.regressor.elites, found):
         y = np.tile(start().y, (2, 1))
         for k in range(5):
-            mean, _ = model.ensemble.predict(model.encoding.tell(y, controls[:, k]))
+            mean, _ = model.regressor.predict(model.encoding.tell(y, controls[:, k]))
             y = model.encoding.advance(y, mean[e])
             np.testing.assert_allclose(member[:, k + 1], y, rtol=1e-4, atol=1e-5)
 
@@ -118,8 +123,8 @@ def test_a_step_has_the_mixtures_moments():
     model = learned()[0]
     controls = np.full((1, 1, 1), 0.5)
     y = EnsembleDynamics(TASK, model, "ts1", 20_000).rollout(start(), controls, np.random.default_rng(0)).y[:, 0, 1]
-    mean, variance = model.ensemble.predict(model.encoding.tell(start().y, controls[0, 0])[None])
-    mean, variance = mean[model.ensemble.elites, 0], variance[model.ensemble.elites, 0]
+    mean, variance = model.regressor.predict(model.encoding.tell(start().y, controls[0, 0])[None])
+    mean, variance = mean[model.regressor.elites, 0], variance[model.regressor.elites, 0]
     total = variance.mean(axis=0) + mean.var(axis=0)  # the law of total variance
     assert (abs(y.mean(axis=0) - start().y - mean.mean(axis=0)) < 5 * np.sqrt(total / 20_000)).all()
     np.testing.assert_allclose(y.var(axis=0), total, rtol=0.06)
@@ -128,8 +133,8 @@ def test_a_step_has_the_mixtures_moments():
 def opposed():
     """Two members without noise: one moves the cart by 1 each step, the other by -1."""
     settings = EnsembleSettings(members=2, elites=2, hidden=(4,), probabilistic=False)
-    model = EnsembleModel(TASK.robot, np.random.default_rng(0), settings)
-    network = model.ensemble.members.network
+    model = LearnedModel(TASK.robot, np.random.default_rng(0), settings)
+    network = model.regressor.members.network
     with torch.no_grad():
         for p in network.parameters():
             p.zero_()
@@ -166,7 +171,7 @@ def test_it_predicts_better_than_a_linear_model():
     """A swinging pendulum, eight steps ahead, from where it was not trained; the linear model is of least squares."""
     task, rng = robots.load("pendulum-swingup"), np.random.default_rng(0)
     store = recorded("pendulum-swingup")
-    model = EnsembleModel(task.robot, rng, replace(SMALL, learning_rate=3e-3))
+    model = LearnedModel(task.robot, rng, replace(SMALL, learning_rate=3e-3))
     fit = model.fit(store, rng)
     assert fit.rows + fit.held_out == len(store) == 720
     data = store.all()
@@ -228,8 +233,8 @@ def test_planners_search_it_with_risk_over_its_particles():
     times = start().time + 0.01 * np.arange(1, 7)
     u = np.broadcast_to(controls, (4, *controls.shape))
     each = TASK.cost(y[:, :, 1:], u, times).sum(axis=-1) + TASK.terminal_cost(y[:, :, -1], u[:, :, -1], times[-1])
-    np.testing.assert_allclose(costs["mean"], each.mean(axis=0), rtol=1e-9)
-    np.testing.assert_allclose(costs["worst"], each.max(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(costs["mean"], each.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(costs["worst"], each.max(axis=0), rtol=1e-6)
     problem = Problem(dynamics, TASK, start(), 12, np.random.default_rng(1))
     plan = CEM(horizon=12, samples=32).plan(problem, None, np.random.default_rng(0))
     still = problem.cost(np.zeros((1, 12, 1)))
@@ -238,9 +243,9 @@ def test_planners_search_it_with_risk_over_its_particles():
 
 def test_a_saved_model_predicts_and_trains_as_the_one_saved(tmp_path):
     rng = np.random.default_rng(0)
-    model = EnsembleModel(TASK.robot, rng, replace(SMALL, epochs=3), Encoding.of(TASK.robot, untold=["cart"]))
+    model = LearnedModel(TASK.robot, rng, replace(SMALL, epochs=3), Encoding.of(TASK.robot, untold=["cart"]))
     model.save(tmp_path / "model.safetensors")
-    loaded = EnsembleModel.load(tmp_path / "model.safetensors", TASK.robot)
+    loaded = LearnedModel.load(tmp_path / "model.safetensors", TASK.robot)
     assert loaded.encoding == model.encoding
     for one in (model, loaded):
         one.fit(recorded(), np.random.default_rng(1))
@@ -251,10 +256,10 @@ def test_a_saved_model_predicts_and_trains_as_the_one_saved(tmp_path):
     )
     np.testing.assert_array_equal(one, other)
     with pytest.raises(ValueError, match="is of another robot: cartpole; expected: pendulum"):
-        EnsembleModel.load(tmp_path / "model.safetensors", robots.load("pendulum-swingup").robot)
-    model.ensemble.save(tmp_path / "ensemble.safetensors")
+        LearnedModel.load(tmp_path / "model.safetensors", robots.load("pendulum-swingup").robot)
+    model.regressor.save(tmp_path / "ensemble.safetensors")
     with pytest.raises(ValueError, match="of kind 'ensemble', not 'ensemble model'"):
-        EnsembleModel.load(tmp_path / "ensemble.safetensors", TASK.robot)
+        LearnedModel.load(tmp_path / "ensemble.safetensors", TASK.robot)
 
 
 def test_what_does_not_fit_is_refused():
@@ -272,7 +277,7 @@ def test_what_does_not_fit_is_refused():
 def test_predictions_that_break_down_are_marked():
     model = opposed()
     with torch.no_grad():
-        model.ensemble.members.network.biases[-1][0, 0, 1] = torch.inf
+        model.regressor.members.network.biases[-1][0, 0, 1] = torch.inf
     rollout = EnsembleDynamics(TASK, model, "tsinf", 4).rollout(
         State(0.0, np.zeros(4)), np.zeros((3, 2, 1)), np.random.default_rng(0)
     )

@@ -1,0 +1,191 @@
+"""What is learned of how a robot's readings change: an encoding of them, and a regressor that predicts from it.
+
+With y the readings, u the control, g the regressor, and f a nominal model (by default: nothing moves),
+
+    y' = advance(f(y, u), g(tell(y, u)))
+
+so that with an analytic model for f only what that gets wrong is left to learn (residual physics; Ajay et al.,
+Augmenting physical simulators with stochastic neural networks, 2018).
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..robots.plugins import UnknownName
+from ..robots.task import Robot
+from . import checkpoint
+from .encoding import Encoding
+from .ensemble import Ensemble, EnsembleSettings, Fit, Look
+from .replay import Replay, Signature, Transitions
+
+_KIND = "learned model"
+
+
+class Regressor(Protocol):
+    """E models, each of which predicts a normal distribution of the outputs (do,) of inputs (di,).
+
+    Attributes:
+        kind: its name in checkpoints.
+        inputs, outputs: di and do.
+        elites: those of the E that predictions should use, best first.
+        version: grows with whatever changes predictions.
+    """
+
+    kind: str
+    inputs: int
+    outputs: int
+    elites: np.ndarray
+    version: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    def elite_members(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """The elites: means and variances (E', n, do) of inputs (E', n, di), each its own; torch differentiates it."""
+        ...
+
+    def predict(self, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Means and variances (E, n, do) of the outputs of inputs (n, di), by all E."""
+        ...
+
+    def fit(
+        self,
+        inputs: np.ndarray,
+        targets: np.ndarray,
+        rng: np.random.Generator,
+        *,
+        first: int = 0,
+        observe: Callable[[Look], None] | None = None,
+    ) -> Fit:
+        """Learns from `targets` (n, do) of `inputs` (n, di), the first of which is row number `first` ever."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it is: tensors and JSON types."""
+        ...
+
+
+class Nominal(Protocol):
+    """An analytic model to whose prediction a learned one adds."""
+
+    def __call__(self, y: np.ndarray, u: np.ndarray) -> np.ndarray:
+        """Readings (n, ny) one control period after `y` (n, ny) under controls `u` (n, nu); clocks do not move."""
+        ...
+
+    def jacobian(self, y: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Its derivatives (n, ny, ny) by readings and (n, ny, nu) by controls."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """What it takes to make it again."""
+        ...
+
+
+class LearnedModel:
+    """How a robot's readings change, learned.
+
+    Args:
+        robot: whose readings change.
+        rng: draws the ensemble's first weights.
+        settings: of the ensemble.
+        encoding: of the readings; `Encoding.of(robot)` by default.
+        device: where networks are.
+        regressor: what predicts, in place of an ensemble.
+        nominal: what it adds to.
+    """
+
+    def __init__(
+        self,
+        robot: Robot,
+        rng: np.random.Generator,
+        settings: EnsembleSettings | None = None,
+        encoding: Encoding | None = None,
+        device: str | torch.device = "cpu",
+        regressor: Regressor | None = None,
+        nominal: Nominal | None = None,
+    ) -> None:
+        self.signature = Signature.of(robot)
+        self.encoding = encoding or Encoding.of(robot)
+        self.nominal = nominal
+        e = self.encoding
+        self.regressor: Regressor = regressor or Ensemble(e.inputs, e.outputs, rng, settings, device)
+
+    def data(self, transitions: Transitions) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs (n, inputs) and targets (n, outputs) of the regressor from steps."""
+        y, u = transitions.y, transitions.u
+        expected = y if self.nominal is None else self.nominal(y, u)
+        return self.encoding.tell(y, u), self.encoding.changes(expected, transitions.y_next)
+
+    def fit(self, replay: Replay, rng: np.random.Generator, observe: Callable[[Look], None] | None = None) -> Fit:
+        """Trains on, with all that `replay` holds; see `Ensemble.fit`.
+
+        Raises:
+            ValueError: nothing is stored, or another robot's data.
+        """
+        self.signature.refuse_other(replay.signature, "the replay store")
+        return self.regressor.fit(*self.data(replay.all()), rng, first=replay.first, observe=observe)
+
+    def expected(self, y: np.ndarray, u: np.ndarray) -> np.ndarray:
+        """Readings (n, ny) expected one step after `y` (n, ny) under `u` (n, nu): the mean of the elites' mixture."""
+        mean, _ = self.regressor.predict(self.encoding.tell(y, u))
+        before = y if self.nominal is None else self.nominal(y, u)
+        return self.encoding.advance(before, mean[self.regressor.elites].mean(axis=0))
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that training depends on but the data and the rng, for `checkpoint.save`."""
+        parts = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.encoding).items()}
+        return {
+            "signature": self.signature.to_json(),
+            "encoding": parts,
+            "nominal": None if self.nominal is None else self.nominal.to_json(),
+            "kind": self.regressor.kind,
+            "regressor": self.regressor.state_dict(),
+        }
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the model to `path`; whole or not at all.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        checkpoint.save(path, _KIND, self.state_dict())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, robot: Robot, device: str | torch.device = "cpu") -> "LearnedModel":
+        """The model saved at `path`, which must be of `robot`.
+
+        Raises:
+            OSError: it can not be read.
+            ValueError: it is no learned model's checkpoint, not the whole of one, or another robot's.
+        """
+        state = checkpoint.load(path, _KIND, device)
+        Signature.of(robot).refuse_other(Signature.from_json(state["signature"]), str(Path(path)))
+        parts: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in state["encoding"].items()}
+        model = cls.__new__(cls)
+        model.signature = Signature.of(robot)
+        model.encoding = Encoding(**parts)
+        model.nominal = _nominal(state["nominal"], robot)
+        model.regressor = _regressor(state["kind"], state["regressor"], device)
+        return model
+
+
+def _regressor(kind: str, state: dict[str, Any], device: str | torch.device) -> Regressor:
+    kinds: dict[str, Any] = {"ensemble": Ensemble}
+    if kind not in kinds:
+        raise UnknownName("kind of model", kind, kinds)
+    return kinds[kind].from_state_dict(state, device)
+
+
+def _nominal(content: dict[str, Any] | None, robot: Robot) -> Nominal | None:
+    if content is None:
+        return None
+    raise UnknownName("nominal model", str(content), ())
