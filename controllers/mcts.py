@@ -164,14 +164,14 @@ class MCTS:
         require_share(self, "cell_decay")
         if not 1 <= self.segment_knots <= self.steps:
             raise ValueError(
-                f"segment_knots is {self.segment_knots}; it must lie between 1 and the {self.steps} control steps of an "
-                f"edge, which segment sets"
+                f"segment_knots is {self.segment_knots}; it must lie between 1 and {self.steps}, "
+                "the control steps of an edge (segment)"
             )
         splines.check(self.steps, self.segment_knots, self.segment_spline)
         if self.levels == 1:
             raise ValueError("levels is 1; it must be 0 (continuous controls) or at least 2")
         if self.levels and self.rule == "hoot":
-            raise ValueError(f"levels is {self.levels}; rule = hoot cuts continuous controls by itself: set levels to 0")
+            raise ValueError(f"levels is {self.levels}; hoot cuts continuous controls by itself: set levels to 0")
         if math.isnan(self.first_play):
             raise ValueError("first_play is nan; it must be a number")
         for name, known in (
@@ -308,7 +308,7 @@ class MCTS:
         low, high = (np.tile(limit, self.segment_knots) for limit in limits)
         if model.choices is not None:
             if self.segment_knots > 1 or self.rule == "hoot":
-                what = "hoot" if self.rule == "hoot" else f"{self.segment_knots} knots"
+                what = "rule = hoot" if self.rule == "hoot" else f"segment_knots = {self.segment_knots}"
                 raise ValueError(f"{task.name} has {len(model.choices)} controls to choose from: {what} does not apply")
             choices = np.ascontiguousarray(model.choices, float)
         elif self.levels:

@@ -668,7 +668,7 @@ def test_grids_begin_at_rest_and_spread():
         ({"simulations": 0}, "simulations is 0"),
         ({"discount": 1.5}, "discount is 1.5"),
         ({"first_play": float("nan")}, "first_play is nan"),
-        ({"segment": 2, "segment_knots": 3}, "segment_knots is 3; it must lie between 1 and the 2 control steps"),
+        ({"segment": 2, "segment_knots": 3}, "segment_knots is 3; it must lie between 1 and 2, the control steps"),
     ],
 )
 def test_settings_that_make_no_sense_are_told(settings, said):
@@ -676,10 +676,14 @@ def test_settings_that_make_no_sense_are_told(settings, said):
         MCTS(**settings)
 
 
-def test_controls_to_choose_from_are_not_cut():
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"rule": "hoot"}, "rule = hoot"), ({"segment": 2, "segment_knots": 2}, "segment_knots = 2")],
+)
+def test_controls_to_choose_from_are_not_cut(settings, said):
     task = robots.load("maze-holes")
-    with pytest.raises(ValueError, match=r"4 controls to choose from: hoot"):
-        MPC(MCTS(rule="hoot"), FiniteDynamics(task), task)
+    with pytest.raises(ValueError, match=f"4 controls to choose from: {said} does not apply"):
+        MPC(MCTS(**settings), FiniteDynamics(task), task)
 
 
 # In the loop ---------------------------------------------------------------------------------------------------------
