@@ -29,9 +29,6 @@ MOVES = ((1, 0), (0, 1), (-1, 0), (0, -1))
 WAY = 3.0
 """Moves to the goal that cost as much as not being there."""
 
-SLIP = 0.1
-"""On ice, the probability of a move to each side of the one wanted."""
-
 
 def cells() -> dict[tuple[int, int], str]:
     """What is where, walls aside: (x, y) [m] to the map's letter, in reading order."""
@@ -60,7 +57,7 @@ def ways() -> dict[tuple[int, int], int]:
 
 
 def finite(slip: float) -> Finite:
-    """The maze; a move into a wall leads nowhere. Holes and the goal end it."""
+    """The maze; a move into a wall leads nowhere. Holes and the goal end it. For `slip`, see `holes`."""
     places = cells()
     index = {place: s for s, place in enumerate(places)}
     letters = list(places.values())
@@ -108,9 +105,9 @@ def _drawing() -> mujoco.MjSpec:
 """)
 
 
-def _robot(name: str, slip: float) -> Robot:
+def _robot(slip: float) -> Robot:
     return Robot(
-        name=name,
+        name="maze",
         build=None,
         readings=(
             Reading("cell", 2),  # x, y [m]
@@ -159,10 +156,15 @@ def _start(seed: int) -> Start:
     return Start(np.array([float(list(cells().values()).index("S"))]), np.zeros(0))
 
 
-def _task(name: str, slip: float) -> Task:
+def holes(slip: float = 0.0) -> Task:
+    """Reach the goal, past holes.
+
+    Args:
+        slip: probability of a move to each side of the one wanted, as on ice; at most 0.5.
+    """
     return Task(
-        name=f"maze-{name}",
-        robot=_robot(f"maze-{name}", slip),
+        name="maze-holes",
+        robot=_robot(slip),
         score=_reward,
         terms=(Term("goal", _missing), Term("way", _away), Term("hole", _fallen, weight=5.0)),
         start=_start,
@@ -173,9 +175,4 @@ def _task(name: str, slip: float) -> Task:
     )
 
 
-def ice() -> Task:
-    """The same maze on ice: a move goes to either side of the one wanted with the probability `SLIP`."""
-    return _task("ice", SLIP)
-
-
-TASKS = {"holes": functools.partial(_task, "holes", 0.0)}
+TASKS = {"holes": holes}

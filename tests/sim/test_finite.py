@@ -19,11 +19,11 @@ class TestMazePlant(SimulatorConformance):
 class TestIcePlant(SimulatorConformance):
     """Random transitions, which a restored state repeats."""
 
-    simulator, task = "finite", "maze-ice"
+    simulator, task = "finite", "maze-holes"
     random_start = False
 
     def make_task(self):
-        return maze.ice()
+        return maze.holes(slip=0.1)
 
 
 class TestMazeModel(DynamicsConformance):
@@ -32,11 +32,11 @@ class TestMazeModel(DynamicsConformance):
 
 
 class TestIceModel(DynamicsConformance):
-    simulator, dynamics, task = "finite", "finite", "maze-ice"
+    simulator, dynamics, task = "finite", "finite", "maze-holes"
     stochastic, needs_x, tolerance = True, False, None
 
     def make_task(self):
-        return maze.ice()
+        return maze.holes(slip=0.1)
 
 
 def test_a_walk_through_the_maze():
@@ -85,7 +85,7 @@ def test_values_are_discounted_distances():
 
 
 def test_outcomes_come_as_often_as_the_table_says():
-    task = maze.ice()
+    task = maze.holes(slip=0.1)
     dynamics = FiniteDynamics(task)
     model, n = dynamics.model, 20_000
     s = 8
