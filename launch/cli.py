@@ -1,32 +1,32 @@
-"""The command line: `trimtab list`, `trimtab run` and `trimtab view`.
+"""The command line: `trimtab list`, `run` and `view` are here, `trimtab train` and `eval` in `train.py`.
 
 Exit code 0: done. 1: the run failed. 2: what was asked for is wrong; then stderr has one line that says what, lists the
 valid choices and the nearest.
 """
 
 import contextlib
-import io
 import itertools
 import json
-import logging
 import os
-import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import tyro
 
 from .. import __version__
-
-DONE, FAILED, WRONG = 0, 1, 2
+from . import arguments as asked
+from . import terminal, train
+from .terminal import DONE, FAILED, WRONG
 
 HELP = f"""trimtab {__version__}: every planner on every model for every task, in one loop.
 
 usage: trimtab list [scenarios|tasks|planners|dynamics|simulators|learners] [--json]
        trimtab run SCENARIO [options]       one episode; trimtab run --help lists the options
+       trimtab train SCENARIO --learner L   learn from episodes; trimtab train --help lists the options
+       trimtab eval DIR [--episodes N]      how good what a trained run has learned is
        trimtab view F.rrd|DIR               replay a recording
        trimtab --version
 
@@ -89,10 +89,6 @@ class View:
     """native: in a window; web: in a browser; auto: in a window if there is a display, otherwise in a browser."""
 
 
-class Wrong(ValueError):
-    """What was asked for is wrong; the message is one line."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line `arguments` (by default the program's) and returns the exit code."""
     # Threads of OpenMP that spin while they wait slow everything else down; it reads this once, when NumPy loads.
@@ -109,11 +105,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except KeyboardInterrupt:
-        return _say("interrupted", FAILED)
+        return terminal.say("interrupted", FAILED)
     except Exception as error:
         if os.environ.get("TRIMTAB_TRACEBACK"):
             traceback.print_exc()
-        return _say(*_verdict(error))
+        return terminal.say(*_verdict(error))
 
 
 def _verdict(error: Exception) -> tuple[str, int]:
@@ -128,11 +124,6 @@ def _verdict(error: Exception) -> tuple[str, int]:
     return f"{type(error).__name__}: {error} (set TRIMTAB_TRACEBACK=1 to see where)", FAILED
 
 
-def _say(message: str, code: int) -> int:
-    print("trimtab: " + " ".join(message.split()), file=sys.stderr)
-    return code
-
-
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")
@@ -141,62 +132,20 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"trimtab {__version__}")
         return DONE
     command, *rest = arguments
-    commands: dict[str, Callable[[list[str]], int]] = {"list": _list, "run": _run, "view": _view}
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "list": _list,
+        "run": _run,
+        "train": train.train,
+        "eval": train.evaluate,
+        "view": _view,
+    }
     if command not in commands:
-        raise _unknown("command", command, [*commands, "--help", "--version"])
+        raise asked.unknown("command", command, [*commands, "--help", "--version"])
     return commands[command](rest)
 
 
-def _unknown(kind: str, name: str, known: Any) -> ValueError:
-    from ..robots.plugins import UnknownName
-
-    return UnknownName(kind, name, known)
-
-
-def _parse(kind: type, arguments: list[str]) -> Any:
-    """`arguments` as a `kind`.
-
-    Raises:
-        ValueError: they do not fit.
-        SystemExit: help was asked for, and printed.
-    """
-    hints = get_type_hints(kind, include_extras=True)
-    positional = {name for name, hint in hints.items() if tyro.conf.Positional in getattr(hint, "__metadata__", ())}
-    flags = ["-h", "--help", *(f"--{name}" for name in hints if name not in positional)]
-    for argument in arguments:
-        flag = argument.partition("=")[0]
-        if re.match(r"--?[a-zA-Z]", flag) and flag not in flags:
-            raise _unknown("option", flag, flags)
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
-                kind, args=arguments, prog=f"trimtab {kind.__name__.lower()}", config=(tyro.conf.FlagCreatePairsOff,)
-            )
-    except SystemExit as leaving:
-        if not leaving.code:
-            raise
-    # tyro draws a box, or rules only where the terminal knows no boxes: title, what is wrong, and more between rules.
-    _, wrong, *_ = re.split("[─-]{3,}", complaint.getvalue())
-    said = " ".join(re.sub("[╭╮│╰╯]", " ", wrong).split())
-    if said.startswith("Missing from"):
-        from .scenario import names
-
-        if kind is View:
-            raise Wrong("trimtab view takes a recording, F.rrd, or the folder of a run")
-        raise Wrong(f"trimtab run takes a SCENARIO: one of {', '.join(names())}, a .toml file or a task")
-    if found := re.match(r"Error parsing (--\w+)", said):
-        from .settings import describe
-
-        flag = found[1]
-        given = [a.partition("=")[2] for a in arguments if a.startswith(f"{flag}=")]
-        given += [value for a, value in itertools.pairwise(arguments) if a == flag]
-        raise Wrong(f"{flag} takes {describe(get_type_hints(kind)[flag[2:]])}, not {given[-1]!r}")
-    raise Wrong(said.replace("Unrecognized options:", "unexpected:"))
-
-
 def _list(arguments: list[str]) -> int:
-    options = _helpful(List, arguments)
+    options = asked.parse(List, arguments, lambda: "trimtab list takes a kind")
     if options is None:
         return DONE
     from ..robots import plugins
@@ -210,38 +159,29 @@ def _list(arguments: list[str]) -> int:
         print(json.dumps({kind: listing.names(kind) for kind in chosen}, indent=2))
     else:
         for kind in chosen:
-            _console(sys.stdout).print(listing.table(kind))
+            terminal.console(sys.stdout).print(listing.table(kind))
     return DONE
 
 
-def _helpful(kind: type, arguments: list[str]) -> Any:
-    try:
-        return _parse(kind, arguments)
-    except SystemExit:
-        return None
-
-
 def _view(arguments: list[str]) -> int:
-    options = _helpful(View, arguments)
+    options = asked.parse(View, arguments, lambda: "trimtab view takes a recording, F.rrd, or the folder of a run")
     if options is None:
         return DONE
     from .viewer import replay
 
-    replay.show(options.recording, options.view, _console(sys.stdout).print)
+    replay.show(options.recording, options.view, terminal.console(sys.stdout).print)
     return DONE
 
 
 def _run(arguments: list[str]) -> int:
-    arguments, overrides = _planner_settings(_with_bare_view(arguments))
-    options = _helpful(Run, arguments)
+    arguments, overrides = asked.settings(_with_bare_view(arguments), "planner")
+    options = asked.parse(Run, arguments, lambda: f"trimtab run takes {asked.a_scenario()}")
     if options is None:
         return DONE
-    if not 0 <= options.seed < 2**32:
-        raise Wrong(f"--seed is {options.seed}; it must be at least 0 and below 2^32")
-    piped = options.json == "-"
-    with _stdout_kept() if piped else contextlib.nullcontext():
-        result, code = _episode(options, overrides, sys.stderr if piped else sys.stdout)
-    if piped:
+    asked.check_seed(options.seed)
+    with terminal.output(options.json) as out:
+        result, code = _episode(options, overrides, out)
+    if options.json == "-":
         print(json.dumps(result))
     return code
 
@@ -270,23 +210,17 @@ def _episode(options: Run, overrides: dict[str, str], out: Any) -> tuple[dict[st
     )
     outputs = Outputs.named(setup.scenario, options.record, options.video, options.json)
     mode = windows.check(options.view)
-    console = _console(out)
+    console = terminal.console(out)
     if options.view == "auto" and mode == "off":
         console.print(f"not viewing: {windows.missing_display()}; --view web shows the run in a browser")
     with contextlib.ExitStack() as closing:
         closing.callback(console.show_cursor)  # which a progress bar that does not come to its end leaves hidden
-        logging.disable(logging.WARNING)  # MuJoCo's, of deprecated words in dm_control's models
-        closing.callback(logging.disable, logging.NOTSET)
-        with console.status(f"{setup.scenario}: getting ready (native code is compiled once, and kept)"):
+        with terminal.getting_ready(console, setup.scenario):
             plant = sim.make(setup.simulator, setup.task)
             closing.callback(plant.close)
             dynamics = sim.dynamics(setup.dynamics, setup.planned)
             closing.callback(dynamics.close)
             controller = MPC(setup.planner, dynamics, setup.planned)
-        logging.disable(logging.NOTSET)
-        if "absl" in sys.modules:
-            # dm_control logs every warning of MuJoCo's: of candidates that diverge, and of the plant, which we report.
-            logging.getLogger("absl").setLevel(logging.ERROR)
         backend = None
         if options.video is not None:
             from . import video
@@ -344,7 +278,7 @@ def _episode(options: Run, overrides: dict[str, str], out: Any) -> tuple[dict[st
         said.append(f"{reason} after {len(episode)} of {setup.steps} steps{where}")
     if lost:
         said.append(lost)
-    return result, _say("; ".join(said), FAILED) if said else DONE
+    return result, terminal.say("; ".join(said), FAILED) if said else DONE
 
 
 def _keep(outputs: Any, episode: Any, setup: Any, options: Run, result: Any, console: Any, backend: str | None) -> None:
@@ -371,48 +305,6 @@ def _with_bare_view(arguments: list[str]) -> list[str]:
         if argument == "--view" and after.startswith("-"):
             rest.append("auto")
     return rest
-
-
-def _planner_settings(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Takes `--planner.FIELD VALUE` and `--planner.FIELD=VALUE` out of `arguments`: the rest, and text by field."""
-    rest: list[str] = []
-    settings: dict[str, str] = {}
-    queue = iter(arguments)
-    for argument in queue:
-        found = re.fullmatch(r"--planner\.([^=]*)(=(.*))?", argument, re.DOTALL)
-        if found is None:
-            rest.append(argument)
-            continue
-        value = found[3] if found[2] else next(queue, None)
-        if value is None:
-            raise Wrong(f"{argument} takes a value")
-        settings[found[1].replace("-", "_")] = value
-    return rest, settings
-
-
-@contextlib.contextmanager
-def _stdout_kept() -> Iterator[None]:
-    """Sends whatever is printed meanwhile, by libraries in C too, to stderr."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
-def _console(file: Any) -> Any:
-    from rich.console import Console
-
-    class _Console(Console):
-        def on_broken_pipe(self) -> None:
-            raise BrokenPipeError
-
-    # Where nobody watches, a line is never wrapped: scripts read it.
-    return _Console(file=file, highlight=False, width=None if file.isatty() else 160)
 
 
 if __name__ == "__main__":

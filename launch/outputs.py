@@ -60,9 +60,7 @@ class Outputs:
             raise ScenarioError(f"--video takes a file ending in .mp4, not {video!r}")
         folder = file = None
         if record is None:
-            # A colon, as in dm_control:dog-run, is not allowed in a file's name everywhere.
-            stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-            folder = Path("runs") / f"{stamp}-{_plain_name(scenario)}"
+            folder = own_folder(scenario)
         elif record != "off":
             path = Path(record)
             if path.suffix and not path.is_dir():
@@ -103,14 +101,12 @@ class Outputs:
             ScenarioError: one can not be written, or is no ordinary file or folder.
         """
         for file in (self.record, self.video, self.result):
-            if file is not None and not _is_stream(file):
-                if file.is_dir():
-                    raise ScenarioError(f"can not write {str(file)!r}: it is a folder")
-                _probe(file.parent)
+            if file is not None:
+                probe_file(file)
         if self.folder is None:
             return self
-        _probe(self.folder.parent if self.own else self.folder)
-        return replace(self, folder=_claimed(self.folder)) if self.own else self
+        probe(self.folder.parent if self.own else self.folder)
+        return replace(self, folder=claimed(self.folder)) if self.own else self
 
     def discard(self) -> None:
         """Removes the run's own folder, and the one it lies in, if nothing lies in them."""
@@ -125,7 +121,7 @@ class Outputs:
         Raises:
             OutputError: something could not be written.
         """
-        with _saying():
+        with saving():
             text = json.dumps(result, indent=2) + "\n"
             if self.folder is not None:
                 write_text(self.folder / "scenario.toml", configuration)
@@ -156,7 +152,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def _saying() -> Iterator[None]:
+def saving() -> Iterator[None]:
+    """Errors of the operating system as `OutputError`s that name the file."""
     try:
         yield
     except OSError as error:
@@ -164,7 +161,32 @@ def _saying() -> Iterator[None]:
         raise OutputError(f"can not write{where}: {error.strerror or error}") from error
 
 
-def _probe(folder: Path) -> None:
+def own_folder(*names: str) -> Path:
+    """The folder for a run's own results, by the time and by `names`."""
+    # A colon, as in dm_control:dog-run, is not allowed in a file's name everywhere.
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / "-".join([stamp, *map(_plain_name, names)])
+
+
+def probe_file(file: Path) -> None:
+    """Finds out whether `file` can be written.
+
+    Raises:
+        ScenarioError: it can not.
+    """
+    if _is_stream(file):
+        return
+    if file.is_dir():
+        raise ScenarioError(f"can not write {str(file)!r}: it is a folder")
+    probe(file.parent)
+
+
+def probe(folder: Path) -> None:
+    """Makes `folder`, if need be, and writes to it.
+
+    Raises:
+        ScenarioError: that can not be done.
+    """
     with _refusing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -173,8 +195,12 @@ def _probe(folder: Path) -> None:
             os.fsync(file.fileno())
 
 
-def _claimed(folder: Path) -> Path:
-    """Makes `folder`, or one with a number added, that no other run has made."""
+def claimed(folder: Path) -> Path:
+    """Makes `folder`, or one with a number added, that no other run has made.
+
+    Raises:
+        ScenarioError: it can not be made.
+    """
     candidate, k = folder, 2
     with _refusing(folder.parent):
         while True:

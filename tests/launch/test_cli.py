@@ -135,7 +135,7 @@ def test_what_libraries_print_stays_off_stdout(capfd, monkeypatch):
     ("arguments", "said"),
     [
         (["runn"], "did you mean 'run'"),
-        (["train", "x"], "Known: --help, --version, list, run"),
+        (["tarin", "x"], "Known: --help, --version, eval, list, run, train, view"),
         (["--vers"], "did you mean '--version'"),
         (["list", "taks"], "did you mean 'tasks'"),
         (["list", "--jsn"], "did you mean '--json'"),

@@ -1,0 +1,63 @@
+"""What a command says: where to, and its exit code."""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+DONE, FAILED, WRONG = 0, 1, 2
+"""Exit codes: done; what was asked for failed; what was asked for is wrong."""
+
+
+def say(message: str, code: int) -> int:
+    """Prints `message` as one line on stderr; returns `code`."""
+    print("trimtab: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def console(file: Any) -> Any:
+    """A `rich` console on `file`."""
+    from rich.console import Console
+
+    class _Console(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    # Where nobody watches, a line is never wrapped: scripts read it.
+    return _Console(file=file, highlight=False, width=None if file.isatty() else 160)
+
+
+@contextlib.contextmanager
+def output(json: str | None) -> Iterator[Any]:
+    """Where a command's output for people goes: stdout, or stderr where `--json -` keeps stdout for the result.
+
+    Then whatever else is printed meanwhile, by libraries in C too, goes to stderr as well.
+    """
+    if json != "-":
+        yield sys.stdout
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield sys.stderr
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+@contextlib.contextmanager
+def getting_ready(console: Any, name: str) -> Iterator[None]:
+    """Says that `name` is getting ready, while libraries keep to themselves what they find to warn of."""
+    logging.disable(logging.WARNING)  # MuJoCo's, of deprecated words in dm_control's models
+    try:
+        with console.status(f"{name}: getting ready (native code is compiled once, and kept)"):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+    if "absl" in sys.modules:
+        # dm_control logs every warning of MuJoCo's: of candidates that diverge, and of the plant, which we report.
+        logging.getLogger("absl").setLevel(logging.ERROR)

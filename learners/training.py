@@ -1,0 +1,164 @@
+"""Training: a learner goes on piece by piece, and whatever ends it, what it had learned is in the run's folder.
+
+A run that was interrupted and continued is, to the last bit, the run that was not: a checkpoint holds all that the
+numbers to come depend on, and what was logged after it is written anew.
+"""
+
+import math
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from ..controllers.episode import Episode
+from .interface import Learner, TrainingError
+from .logs import Logs
+from .run_folder import RunFolder, Saved
+
+Status = Literal["done", "failed", "interrupted"]
+
+SHARE = 0.05
+"""Share of the time that checkpoints may take, where pieces are short; the last and the best are always made."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of training that was done.
+
+    Attributes:
+        row: as in `metrics.csv`: `piece`, `steps`, `wall_s` and the learner's metrics.
+        best: the best `return` so far, or None.
+        improved: whether this piece has it.
+        episode: the last one gathered, or None.
+    """
+
+    row: Mapping[str, float]
+    best: float | None
+    improved: bool
+    episode: Episode | None
+
+
+class Observer(Protocol):
+    """Sees how training goes; called from its thread, between and during pieces."""
+
+    def start(self, saved: Saved, steps: int) -> None:
+        """Training goes on from `saved` until there are `steps` control steps."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something that a person should know."""
+        ...
+
+    def watch(self, doing: str, numbers: Mapping[str, float]) -> None:
+        """What is being done within a piece, and numbers about it."""
+        ...
+
+    def piece(self, piece: Piece) -> None:
+        """A piece is done, and logged."""
+        ...
+
+    def end(self) -> None:
+        """Training is over, however it ended."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended.
+
+    Attributes:
+        status: `done`, `failed` or `interrupted`.
+        reason: why, unless done.
+        saved: how far the run's checkpoint `last` is.
+        row: metrics of the last piece in it, as in `metrics.csv`; empty if there is none.
+        trace: of an error that was not foreseen.
+    """
+
+    status: Status
+    reason: str
+    saved: Saved
+    row: Mapping[str, float] = field(default_factory=dict)
+    trace: str = ""
+
+
+def train(
+    learner: Learner,
+    folder: RunFolder,
+    *,
+    steps: int,
+    observers: Sequence[Observer] = (),
+    share: float = SHARE,
+    clock: Callable[[], float] = time.monotonic,
+) -> Outcome:
+    """Trains in pieces, from the folder's checkpoint on, until `steps` control steps are done; the last may overshoot.
+
+    Args:
+        learner: just started, with the settings and the seed that the folder says.
+        folder: of the run; its checkpoints and logs are written as training goes.
+        steps: control steps of the plant, those before the checkpoint counted.
+        observers: are told how it goes.
+        share: of the time, at most which checkpoints take, other than those of new best returns and the last.
+        clock: measures time [s].
+
+    Raises:
+        ValueError: the folder's checkpoints can not be used, or another process trains in it; nothing has changed.
+        TrainingError: the folder can not be written.
+    """
+    with folder.claimed():
+        saved, note = folder.restore(learner)
+        folder.ask(steps)
+        logs = Logs(folder, saved)
+        try:
+            for observer in observers:
+                observer.start(saved, steps)
+            if note:
+                for observer in observers:
+                    observer.note(note)
+            return _train(learner, folder, logs, saved, steps, observers, share, clock)
+        finally:
+            logs.close()
+            for observer in observers:
+                observer.end()
+
+
+def _train(
+    learner: Learner,
+    folder: RunFolder,
+    logs: Logs,
+    saved: Saved,
+    steps: int,
+    observers: Sequence[Observer],
+    share: float,
+    clock: Callable[[], float],
+) -> Outcome:
+    def watch(doing: str, numbers: Mapping[str, float]) -> None:
+        for observer in observers:
+            observer.watch(doing, numbers)
+
+    begun = clock() - saved.wall_s
+    due, now, row = -math.inf, saved, logs.last
+    try:
+        while now.steps < steps:
+            progress = learner.advance(watch)
+            took = clock() - begun
+            score = progress.metrics.get("return", math.nan)
+            improved = math.isfinite(score) and (now.best is None or score > now.best)
+            now = Saved(now.pieces + 1, progress.steps, took, float(score) if improved else now.best)
+            latest = logs.append(now.pieces, now.steps, took, progress.metrics)
+            if improved or now.steps >= steps or clock() >= due:
+                before = clock()
+                folder.save(learner, now, best=improved, episode=progress.episode)
+                due = clock() + (clock() - before) / share
+                saved, row = now, latest
+            for observer in observers:
+                observer.piece(Piece(latest, now.best, improved, progress.episode))
+    except KeyboardInterrupt:
+        return Outcome("interrupted", "interrupted", saved, row)
+    except TrainingError as error:
+        return Outcome("failed", str(error), saved, row)
+    except BrokenPipeError:  # an observer's: nobody looks any more
+        raise
+    except Exception as error:
+        return Outcome("failed", f"{type(error).__name__}: {error}", saved, row, traceback.format_exc())
+    return Outcome("done", "", saved, row)
