@@ -11,7 +11,6 @@ of trials using probabilistic dynamics models, 2018). Resampling is Poisson(1) c
 follows from its number alone, so that training on with more data never shows a member what it was to be tested on.
 """
 
-import copy
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
@@ -23,7 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoint
+from .backward import Backward
 from .calibration import Calibration, calibration
+from .fused import FusedMembers
 from .networks import ACTIVATIONS, Activation, BatchedMLP, GaussianHead, gaussian_nll
 
 _POISSON = scipy.stats.poisson.cdf(np.arange(16), 1.0)
@@ -164,12 +165,28 @@ class Members(nn.Module):
         h = self.network(x)
         return (h, None) if self.head is None else self.head(h)
 
-    def subset(self, which: np.ndarray) -> "Members":
-        """Some of the members (k,), in that order, with weights of their own."""
-        chosen, index = copy.deepcopy(self), torch.as_tensor(which, device=self.input_mean.device)
-        for p in chosen.parameters():
-            p.data = p.data[index]
-        return chosen
+    @torch.no_grad()
+    def fused(self, which: np.ndarray) -> FusedMembers:
+        """Some of the members (k,), in that order, as they are now, for predicting."""
+        index = torch.as_tensor(which, device=self.input_mean.device)
+        weights = [w[index] for w in self.network.weights]
+        biases = [b[index] for b in self.network.biases]
+        weights[0] = weights[0] / self.input_scale[:, None]
+        biases[0] = biases[0] - self.input_mean.expand(len(index), 1, -1) @ weights[0]
+        least = span = None
+        scale, shift = self.output_scale, self.output_mean
+        if self.head is not None:
+            lower, upper = self.head.lower[index], self.head.upper[index]
+            least, span = (bound.exp() * scale**2 for bound in (lower, upper))
+            scale = torch.cat([scale, torch.ones_like(scale)])
+            biases[-1] = torch.cat(
+                [biases[-1][..., : len(shift)] * self.output_scale + shift, biases[-1][..., len(shift) :] - upper],
+                dim=-1,
+            )
+        else:
+            biases[-1] = biases[-1] * scale + shift
+        weights[-1] = weights[-1] * scale
+        return FusedMembers(weights, biases, least, span, self.network.activation)
 
     def losses(self, x: Tensor, t: Tensor) -> Tensor:
         """Each member's loss (E,) on normalised inputs and outputs (E, n, ...), its bounds' not included."""
@@ -215,6 +232,7 @@ class Ensemble:
         self.members = Members(inputs, outputs, s, rng).to(device)
         self.elites = np.arange(s.elites)
         self.version = 0
+        self._fused: tuple[int, FusedMembers] | None = None
         others = [p for name, p in self.members.named_parameters() if not name.startswith("network.weights")]
         groups: list[dict[str, Any]] = [
             {"params": [*self.members.network.weights], "weight_decay": s.weight_decay},
@@ -227,9 +245,11 @@ class Ensemble:
         """Where the networks are."""
         return self.members.input_mean.device
 
-    def elite_members(self) -> Members:
-        """The networks of the elites, for reading only: where every member is one, they are the ensemble's own."""
-        return self.members if len(self.elites) == self.settings.members else self.members.subset(self.elites)
+    def elite_members(self) -> FusedMembers:
+        """The networks of the elites as they are now, for predicting; made once after each change of theirs."""
+        if self._fused is None or self._fused[0] != self.version:
+            self._fused = self.version, self.members.fused(self.elites)
+        return self._fused[1]
 
     def predict(self, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Means and variances (E, n, do) of the outputs of inputs (n, di), by all members.
@@ -298,6 +318,7 @@ class Ensemble:
             look = Look(k * passes * batches, training, self._test(x_test, t_test))
             if not np.isfinite(training).all():
                 self._restore(best)
+                self.version += 1
                 self._optimizer.state.clear()
                 raise FloatingPointError(f"the loss is not finite after {look.updates} updates: {training}")
             looks.append(look)
@@ -311,6 +332,7 @@ class Ensemble:
             if since >= s.patience:
                 break
         self._restore(best)
+        self.version += 1
         self.elites = np.argsort(best_loss, kind="stable")[: s.elites]
         means, variances = self.predict(inputs[test])
         varying = np.ptp(targets[test], axis=0) > 0.0  # what always stays the same is covered by any interval
@@ -348,6 +370,7 @@ class Ensemble:
         # Adam counts its steps, and averages in place, on the very tensors that it is given.
         moments = {int(k): {n: v.clone() for n, v in own.items()} for k, own in state["optimizer"].items()}
         self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.version += 1
         self._key = int(state["key"])
         self.elites = np.array(state["elites"], dtype=int)
 
@@ -427,15 +450,11 @@ class Ensemble:
         """One pass over the data, every member over its own; the mean of each member's losses (E,)."""
         # Members' shares of the data differ a little in size, their numbers of steps must not.
         order = np.stack([np.resize(rng.permutation(rows_of), rows) for rows_of in own])
+        backward = Backward(self.members, self.settings.bound_weight, -(-rows // batches))
         losses = []
         for index in torch.as_tensor(order, device=self.device).tensor_split(batches, dim=1):
-            loss = self.members.losses(x[index], t[index])
-            # Members share no weights: the gradient of the sum is each one's own.
-            total = (loss + self.settings.bound_weight * self.members.spread_of_bounds()).sum()
-            self._optimizer.zero_grad(set_to_none=True)
-            total.backward()
+            losses.append(backward(x[index], t[index]))
             self._optimizer.step()
-            losses.append(loss.detach())
         return torch.stack(losses).mean(dim=0).cpu().double().numpy()
 
     def _test(self, x: Tensor, t: Tensor) -> np.ndarray:

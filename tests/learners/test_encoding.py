@@ -41,10 +41,15 @@ def test_names_say_which():
         Encoding.of(cheetah, angles=["ptch"])
 
 
-def test_robots_without_a_mujoco_model_are_told_as_they_are():
+def test_unknown_rewards_are_predicted_as_they_are_and_not_told():
     encoding = Encoding.of(robots.load("gymnasium:Pendulum-v1").robot)
     assert encoding.angles == ()
-    assert encoding.told == encoding.predicted == tuple(range(encoding.ny))
+    assert encoding.told == (0, 1, 2)
+    assert encoding.values == (3, 4)  # reward and terminated
+    assert encoding.predicted == (0, 1, 2, 3, 4)
+    y = np.array([[1.0, 2.0, 3.0, -5.0, 0.0]])
+    np.testing.assert_array_equal(encoding.changes(y, y + 1.0), [[1.0, 1.0, 1.0, -4.0, 1.0]])
+    np.testing.assert_array_equal(encoding.advance(y, np.full((1, 5), 0.5)), [[1.5, 2.5, 3.5, 0.5, 0.5]])
 
 
 @pytest.mark.parametrize("name", ["cartpole-swingup", "reacher-easy", "fish-swim", "quadrotor-waypoints"])

@@ -8,10 +8,12 @@ import pytest
 import torch
 from trimtab import robots, sim
 from trimtab.controllers.cem import CEM
+from trimtab.controllers.ilqr import ILQR
 from trimtab.controllers.problem import Problem
 from trimtab.learners.encoding import Encoding
 from trimtab.learners.ensemble import EnsembleSettings
 from trimtab.learners.ensemble_dynamics import EnsembleDynamics
+from trimtab.learners.exploration import InformationGain, Optimism, information_gain
 from trimtab.learners.learned_model import LearnedModel
 from trimtab.learners.replay import Replay
 from trimtab.robots.plugins import UnknownName
@@ -258,7 +260,7 @@ def test_a_saved_model_predicts_and_trains_as_the_one_saved(tmp_path):
     with pytest.raises(ValueError, match="is of another robot: cartpole; expected: pendulum"):
         LearnedModel.load(tmp_path / "model.safetensors", robots.load("pendulum-swingup").robot)
     model.regressor.save(tmp_path / "ensemble.safetensors")
-    with pytest.raises(ValueError, match="of kind 'ensemble', not 'ensemble model'"):
+    with pytest.raises(ValueError, match="of kind 'ensemble', not 'learned model'"):
         LearnedModel.load(tmp_path / "ensemble.safetensors", TASK.robot)
 
 
@@ -282,3 +284,91 @@ def test_predictions_that_break_down_are_marked():
         State(0.0, np.zeros(4)), np.zeros((3, 2, 1)), np.random.default_rng(0)
     )
     np.testing.assert_array_equal(rollout.valid, np.repeat([[False], [False], [True], [True]], 3, axis=1))
+
+
+def test_fused_networks_predict_what_the_members_do():
+    model, _ = learned()
+    x = np.random.default_rng(0).standard_normal((7, model.encoding.inputs))
+    means, variances = model.regressor.predict(x)
+    elites = model.regressor.elites
+    fused = model.regressor.elite_members()
+    given = torch.as_tensor(x, dtype=torch.float32).expand(len(elites), -1, -1)
+    for found, expected in zip(fused(given), (means, variances)):
+        np.testing.assert_allclose(found.numpy(), expected[elites], rtol=2e-4, atol=1e-6)
+
+
+def test_moment_matching_keeps_mean_and_covariance():
+    model, _ = learned()
+    sampled = EnsembleDynamics(TASK, model, "tsinf", 4000)
+    matched = EnsembleDynamics(TASK, model, "moments", 4000)
+    u = np.full((1, 1, 1), 0.7)
+    one, other = (d.rollout(start(), u, np.random.default_rng(1)).y[:, 0, 1] for d in (sampled, matched))
+    spread = np.sqrt(np.diag(np.cov(one.T)))
+    assert (np.abs(other.mean(axis=0) - one.mean(axis=0)) < 0.1 * spread + 1e-7).all()
+    scale = spread[:, None] * spread
+    assert (np.abs(np.cov(other.T) - np.cov(one.T)) < 0.15 * scale + 1e-12).all()
+
+
+def test_linear_models_are_those_of_finite_differences():
+    model, _ = learned()
+    dynamics = EnsembleDynamics(TASK, model)
+    rng = np.random.default_rng(0)
+    x = start().y + 0.1 * rng.standard_normal((4, model.encoding.ny))
+    u = rng.uniform(-1, 1, (3, 1))
+    found = dynamics.linearize(x, u)
+    h = 1e-3
+    for k in range(3):
+        for matrix, point, which in ((found.A[k], x[k], 0), (found.B[k], u[k], 1)):
+            for i in range(len(point)):
+                ends = []
+                for sign in (1, -1):
+                    args = [x[k : k + 1].copy(), u[k : k + 1].copy()]
+                    args[which][0, i] += sign * h
+                    ends.append(model.expected(*args)[0])
+                np.testing.assert_allclose(matrix[:, i], (ends[0] - ends[1]) / (2 * h), rtol=2e-2, atol=2e-3)
+
+
+def test_ilqr_plans_on_it_and_holds_the_plan_by_gains():
+    dynamics = EnsembleDynamics(TASK, learned()[0])
+    state = State(0.0, start().y)  # readings alone
+    problem = Problem(dynamics, TASK, state, 20, np.random.default_rng(0))
+    plan = ILQR(horizon=20, iterations=5, knots=5).plan(problem, None, np.random.default_rng(0))
+    rest = dynamics.policy_rollout(
+        state,
+        np.tile(state.y, (21, 1)),
+        np.zeros((20, 1)),
+        np.zeros((20, 1)),
+        np.zeros((20, 1, len(state.y))),
+        np.ones(1),
+        np.array([[-1.0], [1.0]]),
+    )
+    still = float(TASK.cost(rest.y[:, 1:], rest.u, problem.times).sum())
+    still += float(TASK.terminal_cost(rest.y[0, -1], rest.u[0, -1], problem.times[-1]))
+    assert plan.cost < still
+    free = int(np.flatnonzero(plan.feedback.gains.any(axis=(1, 2)))[0])  # not at a limit
+    time, y = 0.01 * free, plan.feedback.x[free]
+    assert plan.control(time, State(time, y)) == pytest.approx(plan.feedback.u[free])
+    assert plan.control(time, State(time, y + 0.01)) != plan.control(time, State(time, y))
+
+
+def test_bonuses_are_taken_off_the_cost():
+    model, _ = learned()
+    controls = np.random.default_rng(0).uniform(-1, 1, (6, 8, 1))
+    costs = {}
+    for name, bonus in (("none", None), ("hope", Optimism(2.0)), ("learn", InformationGain(0.5))):
+        dynamics = EnsembleDynamics(TASK, model, "tsinf", 4, bonus)
+        rollout = dynamics.rollout(start(), controls, np.random.default_rng(1))
+        costs[name] = rollout.costs(TASK, controls, 0.01 * np.arange(1, 9))
+        if name == "learn":
+            gains = rollout.gains.numpy()
+    np.testing.assert_allclose(costs["hope"], costs["none"] - 2.0 * costs["none"].std(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(costs["learn"], costs["none"] - 0.5 * gains, rtol=1e-4)
+    assert (gains > 0).all()
+
+
+def test_information_gain_is_the_mutual_information_of_normal_numbers():
+    # A mean of variance s^2 seen through noise of variance v: 1/2 log(1 + s^2 / v).
+    means = torch.tensor([[[1.0, 0.0]], [[3.0, 0.0]]])
+    variances = torch.full((2, 1, 2), 0.5)
+    found = information_gain(means, variances, torch.zeros(2))
+    np.testing.assert_allclose(found.numpy(), [0.5 * np.log(1 + 1.0 / 0.5)], rtol=1e-6)
