@@ -227,13 +227,22 @@ class Replay:
         """Says that the next row stored has nothing to do with the last: a run was broken off."""
         self._open = False
 
-    def add_episode(self, episode: Episode) -> list[Rejection]:
-        """Stores a run: its last step terminated if the run did, and is truncated otherwise; see `extend`."""
-        steps = len(episode)
+    def add_episode(self, episode: Episode, repeat: int = 1) -> list[Rejection]:
+        """Stores a run: its last step terminated if the run did, and is truncated otherwise; see `extend`.
+
+        Args:
+            episode: of the robot.
+            repeat: control steps of the run for each step stored, of which that is the mean control and the summed
+                reward; steps at the end that make no whole one are left out, and it is truncated there.
+        """
+        steps = len(episode) // repeat
         last = np.arange(steps) == steps - 1
-        terminated = last & (episode.status == "terminated")
+        terminated = last & (episode.status == "terminated") & (steps * repeat == len(episode))
+        y = episode.y[: steps * repeat + 1 : repeat]
+        u = episode.u[: steps * repeat].reshape(steps, repeat, -1).mean(axis=1)
+        reward = episode.reward[: steps * repeat].reshape(steps, repeat).sum(axis=1)
         self.end()
-        return self.extend(episode.y[:-1], episode.u, episode.y[1:], episode.reward, terminated, last & ~terminated)
+        return self.extend(y[:-1], u, y[1:], reward, terminated, last & ~terminated)
 
     def rows(self, numbers: np.ndarray) -> Transitions:
         """Copies of the rows of these numbers, of any shape: (B,) for transitions, (B, L) for sequences.

@@ -1,0 +1,312 @@
+"""PETS: plan on a learned model, gather what that leads to, learn the model anew.
+
+    D <- episodes under random controls
+    repeat: fit the model to D; an episode under MPC on the model; D <- D and the episode
+
+so that the model learns where its plans go (aggregation, as in DAgger: Ross, Gordon and Bagnell, 2011). With members that
+disagree where data are few, plans are made for all that may be true (Chua, Calandra, McAllister and Levine, Deep
+reinforcement learning in a handful of trials using probabilistic dynamics models, 2018). With the ensemble replaced by
+a single network it is the model-based loop of Nagabandi et al. (2018).
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+
+from ..controllers.episode import Episode
+from ..controllers.files import replacing
+from ..controllers.interface import Controller, Timing
+from ..controllers.loop import run
+from ..controllers.mpc import MPC
+from ..controllers.plan import Plan
+from ..robots.plugins import UnknownName
+from ..robots.task import Task
+from ..sim.interface import Scene, State
+from . import checkpoint
+from .encoding import Encoding
+from .ensemble import EnsembleSettings, Fit, Look
+from .ensemble_dynamics import EnsembleDynamics, Propagation
+from .exploration import InformationGain, Optimism
+from .interface import Environment, Progress, TrainingError, Watch
+from .learned_model import LearnedModel
+from .replay import Replay
+
+MODEL, REPLAY, STATE = "model.safetensors", "replay.npz", "state.json"
+"""Files of a checkpoint."""
+
+Model = Literal["ensemble", "deterministic"]
+
+_MODEL, _FIT, _EPISODE = range(3)
+"""Random streams that follow from the seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PETS:
+    """Model-based reinforcement learning by planning on what has been learned.
+
+    Attributes:
+        model: `ensemble` of probabilistic networks, or `deterministic` ones.
+        network: the networks' shape and training.
+        untold: readings, or entries of them, that the motion does not depend on and the model is not told.
+        propagation: of particles along a plan: `ts1`, `tsinf`, `moments` or `mean`.
+        particles: that each candidate is rolled out with; a multiple of the elites.
+        random_episodes: at first, under random controls.
+        hold: decisions that a random control lasts.
+        optimism: standard deviations of their cost across particles by which plans are made for less.
+        information: reward for each nat that a plan would tell of the model.
+        capacity: most decisions that are kept; 0 keeps all.
+        device: of the networks, as torch names it: `cpu`, `cuda`, `cuda:1`.
+
+    Raises:
+        ValueError: a setting out of its range, named.
+    """
+
+    model: Model = "ensemble"
+    network: EnsembleSettings = field(default_factory=EnsembleSettings)
+    untold: tuple[str, ...] = ()
+    propagation: Propagation = "tsinf"
+    particles: int = 5
+    random_episodes: int = 1
+    hold: int = 2
+    optimism: float = 0.0
+    information: float = 0.0
+    capacity: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name, kind, value in (("model", Model, self.model), ("propagation", Propagation, self.propagation)):
+            if value not in get_args(kind):
+                raise UnknownName(name, value, get_args(kind))
+        for name, least in (("particles", 1), ("random_episodes", 1), ("hold", 1), ("capacity", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        for name in ("optimism", "information"):
+            if not (np.isfinite(getattr(self, name)) and getattr(self, name) >= 0.0):
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be finite and at least 0")
+        if self.optimism and self.information:
+            raise ValueError("optimism and information are two ways of exploring: set one of them to 0")
+        if self.propagation != "mean" and self.particles % self.network.elites:
+            raise ValueError(f"{self.particles} particles are not a multiple of the {self.network.elites} elites")
+
+    def start(self, environment: Environment, seed: int) -> "PETSTraining":
+        """Training from the beginning; see `LearnerSettings.start`."""
+        return PETSTraining(self, environment, seed)
+
+
+class PETSTraining:
+    """PETS under way; a `Learner`, whose pieces are an episode and a fit each.
+
+    Attributes:
+        steps: control steps of the plant so far.
+        episodes: so far.
+        model: what has been learned.
+        replay: what it was learned from, one row for each decision.
+    """
+
+    def __init__(self, settings: PETS, environment: Environment, seed: int) -> None:
+        self.settings = settings
+        self.environment = environment
+        self.steps = 0
+        self.episodes = 0
+        self._seed = seed
+        self._task = environment.task.with_period(environment.period)
+        device = _device(settings.device)
+        network = replace(settings.network, probabilistic=settings.model == "ensemble")
+        robot = self._task.robot
+        self.model = LearnedModel(
+            robot,
+            np.random.default_rng([seed, _MODEL]),
+            network,
+            Encoding.of(robot, untold=settings.untold),
+            device,
+        )
+        self.replay = Replay(robot, settings.capacity or None)
+        self._rng = np.random.default_rng([seed, _FIT])
+        bonus = None
+        if settings.optimism:
+            bonus = Optimism(settings.optimism)
+        elif settings.information:
+            bonus = InformationGain(settings.information)
+        self._explored = EnsembleDynamics(self._task, self.model, settings.propagation, settings.particles, bonus)
+        self._plant = environment.make()
+
+    def advance(self, watch: Watch) -> Progress:
+        """An episode, at random or planned on the model so far, then a fit; see `Learner.advance`."""
+        episode = self._episode(watch)
+        self.episodes += 1
+        self.steps += len(episode)
+        rejected = self.replay.add_episode(episode, self.environment.repeat)
+        if not len(self.replay):
+            raise TrainingError(
+                f"episode {self.episodes}: nothing to learn from{': ' + str(rejected[0]) if rejected else ''}"
+            )
+        begun = time.perf_counter()
+        fit = self._fit(watch)
+        return Progress(self.steps, self._metrics(episode, fit, len(rejected), time.perf_counter() - begun), episode)
+
+    def controller(self) -> MPC:
+        """MPC on what has been learned, without a bonus for exploring."""
+        s = self.settings
+        return MPC(
+            self.environment.planner,
+            EnsembleDynamics(self._task, self.model, s.propagation, s.particles),
+            self._task,
+        )
+
+    def save(self, folder: Path) -> None:
+        """See `Learner.save`."""
+        self.model.save(folder / MODEL)
+        self.replay.save(folder / REPLAY)
+        state = {
+            "steps": self.steps,
+            "episodes": self.episodes,
+            "rng": checkpoint.rng_state(self._rng),
+            "propagation": self.settings.propagation,
+            "particles": self.settings.particles,
+        }
+        with replacing(folder / STATE) as temporary:
+            temporary.write_text(json.dumps(state), "utf-8")
+
+    def restore(self, folder: Path) -> None:
+        """See `Learner.restore`."""
+        state = read_state(folder)
+        model = LearnedModel.load(folder / MODEL, self._task.robot, self.settings.device)
+        replay = Replay.load(folder / REPLAY, self._task.robot)
+        checkpoint.restore_rng(self._rng, state["rng"])
+        self.model, self.replay = model, replay
+        self._explored.model = model
+        self.steps, self.episodes = int(state["steps"]), int(state["episodes"])
+
+    def close(self) -> None:
+        """Closes the plant."""
+        self._plant.close()
+
+    def _episode(self, watch: Watch) -> Episode:
+        number, at_random = self.episodes + 1, self.episodes < self.settings.random_episodes
+        controller: Controller
+        if at_random:
+            controller = RandomControls(self._task, self.settings.hold)
+        else:
+            controller = MPC(self.environment.planner, self._explored, self._task)
+        seed = int(np.random.SeedSequence([self._seed, _EPISODE, self.episodes]).generate_state(1)[0])
+        name = f"episode {number}{' at random' if at_random else ''}"
+        episode = run(
+            self._plant,
+            controller,
+            task=self.environment.task,
+            duration=self.environment.duration,
+            observers=[_Teller(watch, name)],
+            seed=seed,
+            safety=self.environment.safety,
+        )
+        if episode.status == "interrupted":
+            raise KeyboardInterrupt
+        if episode.status == "failed" and not episode.reason.startswith("the simulator failed"):
+            raise TrainingError(f"episode {number}: {episode.reason}")
+        return episode
+
+    def _fit(self, watch: Watch) -> Fit:
+        def observe(look: Look) -> None:
+            watch("fitting", {"updates": look.updates, "holdout": float(np.mean(look.holdout))})
+
+        try:
+            return self.model.fit(self.replay, self._rng, observe)
+        except FloatingPointError as error:
+            raise TrainingError(f"fitting after episode {self.episodes}: {error}") from error
+
+    def _metrics(self, episode: Episode, fit: Fit, rejected: int, fit_s: float) -> Mapping[str, float]:
+        return {
+            "return": episode.return_,
+            "success": float(episode.success),
+            "length": float(len(episode)),
+            "failed": float(episode.status == "failed"),
+            "rows": float(len(self.replay)),
+            "rejected": float(rejected),
+            "plan_ms": float(np.median(episode.plan_ms)) if len(episode.plan_ms) else np.nan,
+            "model/holdout": float(np.mean(np.sort(fit.holdout)[: len(self.model.regressor.elites)])),
+            "model/training": float(np.mean(fit.looks[-1].training)) if fit.looks else np.nan,
+            "model/coverage90": fit.calibration.covered90,
+            "model/calibration_error": fit.calibration.error,
+            "model/updates": float(fit.updates),
+            "model/fit_s": fit_s,
+        }
+
+
+class RandomControls:
+    """A controller that draws controls uniformly within limits, and holds each for some decisions of `task`."""
+
+    def __init__(self, task: Task, hold: int) -> None:
+        low, high = task.robot.control_limits
+        self._limits = np.where(np.isfinite(low), low, -1.0), np.where(np.isfinite(high), high, 1.0)
+        self._last = hold * task.robot.dt
+        self.reset(0)
+
+    def reset(self, seed: int) -> None:
+        """Begins an episode."""
+        self._rng = np.random.default_rng(seed)
+        self._drawn = -1
+        self._u = np.zeros_like(self._limits[0])
+
+    def control(self, state: State) -> np.ndarray:
+        """The control (nu,) in force at the state's time."""
+        now = int(state.time / self._last + 1e-6)
+        while self._drawn < now:
+            self._u = self._rng.uniform(*self._limits)
+            self._drawn += 1
+        return self._u
+
+
+class _Teller:
+    """Tells how an episode goes; an observer of the loop."""
+
+    draws = False
+    period = 0.2
+
+    def __init__(self, watch: Watch, name: str) -> None:
+        self._watch, self._name = watch, name
+        self._return, self._told = 0.0, 0.0
+
+    def start(self, scene: Scene | None, task: Task) -> None:
+        """An episode begins."""
+        self._watch(self._name, {})
+
+    def step(self, state: State, u: np.ndarray, plan: Plan | None, timing: Timing) -> None:
+        """A step was taken."""
+        self._return += timing.reward
+        if (now := time.monotonic()) - self._told > self.period:
+            self._told = now
+            self._watch(self._name, {"step": timing.step, "return": self._return})
+
+    def end(self, episode: Any) -> None:
+        """The episode is over."""
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """What a checkpoint's `state.json` says.
+
+    Raises:
+        OSError: it can not be read.
+        ValueError: it was cut short, or says too little.
+    """
+    path = folder / STATE
+    try:
+        state = json.loads(path.read_text("utf-8"))
+        state["steps"], state["episodes"], state["rng"], state["propagation"], state["particles"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no state of PETS, or not the whole of one") from error
+    return state
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} can not be used: {str(error).splitlines()[0]}") from None
+    return device
