@@ -23,6 +23,8 @@ from ..robots.task import Robot
 from . import checkpoint
 from .encoding import Encoding
 from .ensemble import Ensemble, EnsembleSettings, Fit, Look
+from .gaussian_process import GaussianProcess
+from .nominal import AnalyticNominal
 from .replay import Replay, Signature, Transitions
 
 _KIND = "learned model"
@@ -179,13 +181,11 @@ class LearnedModel:
 
 
 def _regressor(kind: str, state: dict[str, Any], device: str | torch.device) -> Regressor:
-    kinds: dict[str, Any] = {"ensemble": Ensemble}
+    kinds: dict[str, Any] = {"ensemble": Ensemble, "gaussian_process": GaussianProcess}
     if kind not in kinds:
         raise UnknownName("kind of model", kind, kinds)
     return kinds[kind].from_state_dict(state, device)
 
 
 def _nominal(content: dict[str, Any] | None, robot: Robot) -> Nominal | None:
-    if content is None:
-        return None
-    raise UnknownName("nominal model", str(content), ())
+    return None if content is None else AnalyticNominal.from_json(content, robot)
