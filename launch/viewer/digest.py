@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from ...controllers.plan import Plan
 from ...robots.task import Task
 from ...sim.interface import Scene, State
 from . import geometry
+from .foresight import Foresight
 from .messages import Event, Explored, Lines, Message, Opening, Shape, Shapes, Steps, Trail
 
 OVERLAY_PERIOD = 0.1
@@ -56,7 +57,8 @@ class Digest:
         self._paths: tuple[str, ...] = ()
         self._tendons: dict[str, int] = {}
         self._seen: set[int] = set()
-        self._opened = False
+        self._opening: Opening | None = None
+        self._foresight: Foresight | None = None
         self._overlaid = self._trailed = self._noted = -math.inf
         self._trail: deque[tuple[float, np.ndarray]] = deque()
         self._succeeded = -math.inf
@@ -81,7 +83,7 @@ class Digest:
         if not frames:
             return
         states = [frame.state for frame in frames]
-        if not self._opened:
+        if self._opening is None:
             yield from self._open(states[0], states[0].time - frames[0].timing.step * self.task.robot.dt)
         timings = [frame.timing for frame in frames]
         y, u = np.stack([s.y for s in states]), np.stack([frame.u for frame in frames])
@@ -93,6 +95,8 @@ class Digest:
         curves["misses"] = np.array([[t.deadline_misses, t.missed_ticks] for t in timings], float)
         yield self._steps(time, x, curves)
         self._seen.update(t.step for t in timings)
+        if self._foresight is not None:
+            yield from self._foresight.happened(time, y, np.array([t.fault is not None for t in timings]))
         for frame in frames:
             yield from self._fault_of(frame)
         yield from self._successes(time, y)
@@ -101,8 +105,15 @@ class Digest:
     def plan(self, plan: Plan, state: State, timing: Timing) -> Iterator[Message]:
         """A new plan, in force when `state` was reached; not all are drawn."""
         time = state.time
-        if not self._opened:
+        if self._foresight is None and plan.prediction is not None:
+            self._foresight = Foresight(self.task, len(plan.prediction))
+            if self._opening is not None:
+                self._opening = self._with_foresight(self._opening)
+                yield self._opening
+        if self._opening is None:
             yield from self._open(state, time - timing.step * self.task.robot.dt)
+        if self._foresight is not None:
+            self._foresight.follow(plan, time)
         # Half a microsecond: clocks sum up dt in floating point.
         if time < self._overlaid + OVERLAY_PERIOD - 5e-7:
             return
@@ -114,19 +125,21 @@ class Digest:
         yield Event(time, level, f"replan: cost {plan.cost:.4g}, {timing.plan_ms:.1f} ms{_searched(plan, timing)}")
         if plan.explored is not None and self.task.trace is not None and len(plan.explored.values):
             yield Explored(time, self._place(plan.explored.branches), plan.explored.values)
+        path = None
         if plan.prediction is not None and self.task.trace is not None:
+            path = self._path(plan.prediction)
             none = np.empty((0, 1, 1))
             tried = none if plan.candidates is None else plan.candidates
             costs = np.empty(0) if plan.candidate_costs is None else plan.candidate_costs
             shown = np.flatnonzero(np.isfinite(costs))[:CANDIDATES]
-            yield Lines(
-                time, self._path(tried[shown]) if len(shown) else none, costs[shown], self._path(plan.prediction)
-            )
+            yield Lines(time, self._path(tried[shown]) if len(shown) else none, costs[shown], path)
+        if plan.prediction is not None and self._foresight is not None:
+            yield from self._foresight.watch(plan, time, path)
 
     def rest(self, episode: Episode) -> Iterator[Message]:
         """What is missing of the finished `episode`: steps that were not seen, faults, how it ended."""
         missing = np.array([k for k in range(len(episode.time)) if k not in self._seen], int)
-        if not self._opened:
+        if self._opening is None:
             first = State(float(episode.time[0]), episode.y[0], None if episode.x is None else episode.x[0])
             yield from self._open(first, first.time)
         for some in np.array_split(missing, range(CHUNK, len(missing), CHUNK)):
@@ -141,6 +154,8 @@ class Digest:
                     time, None, self._curves(time, y, u, np.stack([episode.reward, episode.cost], 1)[some - 1])
                 )
         yield from self._missed_trails(episode, missing)
+        if self._foresight is not None:
+            yield from self._foresight.finish()
         for event in episode.events:
             steps = range(round(event.time / episode.dt), round(event.last / episode.dt) + 1)
             if not any((event.kind, k) in self._faults for k in steps):
@@ -151,7 +166,6 @@ class Digest:
 
     def _open(self, first: State, time: float) -> Iterator[Message]:
         """The layout of a run begun at `time` [s], and what the state `first` decides of the scene: targets' places."""
-        self._opened = True
         eye = None
         if self._scene is not None and first.x is not None:
             model, data = self._scene.model, self._scene.data
@@ -174,8 +188,17 @@ class Digest:
             "misses": ("deadline misses", "missed ticks"),
             "readings": robot.layout.labels,
         }
-        yield Opening(self.task.name, curves, {"controls": len(self._limits)}, eye)
+        opening = Opening(self.task.name, curves, {"controls": len(self._limits)}, eye)
+        self._opening = self._with_foresight(opening)
+        yield self._opening
         yield Event(max(time, 0.0), "INFO", f"start: {self.task.name}, a control every {1e3 * robot.dt:g} ms")
+
+    def _with_foresight(self, opening: Opening) -> Opening:
+        """`opening` with the plots in which plans are compared with what happens, once there is such a plan."""
+        if (foresight := self._foresight) is None:
+            return opening
+        curves, bounds = {**opening.curves, **foresight.curves}, {**opening.bounds, **foresight.bounds}
+        return replace(opening, curves=curves, bounds=bounds)
 
     def _curves(self, time: np.ndarray, y: np.ndarray, u: np.ndarray, scores: np.ndarray) -> dict[str, np.ndarray]:
         """The plots' lines (K, n) but for those on timing; `scores` (K, 2) are reward and cost."""

@@ -95,7 +95,7 @@ class Opening:
 
 @dataclass(frozen=True, eq=False)
 class Steps:
-    """K steps of the run, in any order.
+    """K steps of the run, or what is known at K times, in any order.
 
     Attributes:
         time: (K,) [s].
@@ -130,6 +130,20 @@ class Lines:
 
 
 @dataclass(frozen=True, eq=False)
+class Past:
+    """A plan whose horizon is over at `time` [s], beside what happened.
+
+    Attributes:
+        prediction: (E, P, 3) [m], as it was.
+        executed: (Q, 3) [m], at the times of the plan's grid.
+    """
+
+    time: float
+    prediction: np.ndarray
+    executed: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Explored:
     """Where a tree search went, from `time` [s] on.
 
@@ -160,4 +174,4 @@ class Event:
     text: str
 
 
-Message = Opening | Shapes | Steps | Lines | Explored | Trail | Event
+Message = Opening | Shapes | Steps | Lines | Past | Explored | Trail | Event

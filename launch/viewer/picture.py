@@ -5,9 +5,12 @@
     /world/tendons/TENDON
     /world/plan/candidates           tried paths, coloured by cost: yellow is cheap
     /world/plan/tree                 of a tree search: branches explored, coloured by value: yellow is good
-    /world/plan/prediction           the plan's own path; of an ensemble, one for each member
+    /world/plan/prediction           the plan's own path; of an ensemble, the members' mean and some of theirs
+    /world/plan/spread               of an ensemble: an ellipsoid of one standard deviation at points along the mean
+    /world/past                      a plan whose horizon is over, and beside it the path that was executed
     /world/trail                     where the robot has been
     /plots/reward, cost, controls, planning, misses, readings
+    /plots/next, horizon, spread     what plans foretold against what happened, see `foresight`
     /log                             events
 
 All times are the plant's, on the time line `sim_time`.
@@ -19,9 +22,10 @@ from typing import Any
 import numpy as np
 import rerun as rr
 import rerun.blueprint as rrb
+from scipy.spatial.transform import Rotation
 
 from .geometry import WORLD
-from .messages import Event, Explored, Lines, Mesh, Message, Opening, Shape, Shapes, Steps, Trail
+from .messages import Event, Explored, Lines, Mesh, Message, Opening, Past, Shape, Shapes, Steps, Trail
 
 TIMELINE = "sim_time"
 ROWS = 64
@@ -29,11 +33,30 @@ ROWS = 64
 
 _VIRIDIS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]], float)
 _PREDICTION = (255, 70, 70)
+_SPREAD = (255, 170, 60)
+_FORETOLD = (190, 90, 130)
+_EXECUTED = (90, 220, 160)
 _TRAIL = (255, 255, 255)
 _BOUND = (128, 128, 128)
 _BACKGROUND = (44, 52, 64)
 _LEGEND = 6  # most lines of a plot with a legend
-_TITLES = {"misses": "deadline misses", "planning": "planning time [ms]"}
+_MEMBERS = 8  # most members whose paths are drawn; means and spreads are of all
+_ELLIPSOIDS = 6  # most along a path
+_TITLES = {
+    "misses": "deadline misses",
+    "planning": "planning time [ms]",
+    "next/place": "error, next plan [m]",
+    "next/readings": "readings [%]",
+    "next/band": "in 90 % band [%]",
+    "horizon/place": "error, horizon [m]",
+    "horizon/readings": "readings [%]",
+    "horizon/band": "in 90 % band [%]",
+    "spread": "spread [m]",
+}
+_FORESIGHT = (
+    ("next/place", "next/readings", "next/band"),
+    ("horizon/place", "horizon/readings", "horizon/band", "spread"),
+)
 
 
 class Picture:
@@ -61,6 +84,8 @@ class Picture:
                 self._show_shapes(message)
             case Lines():
                 self._show_lines(message)
+            case Past():
+                self._show_past(message)
             case Explored():
                 colours = _by_cost(-message.values)
                 self._log_at(message.time, f"{WORLD}/plan/tree", _strips(message.branches, colours, 1.0))
@@ -111,9 +136,18 @@ class Picture:
         if len(message.candidates):
             colours = _by_cost(message.costs)
             self._log_at(message.time, f"{WORLD}/plan/candidates", _strips(message.candidates, colours, 1.0))
-        # Members of an ensemble are a fan of thin lines, a single prediction is one bold line.
-        width = 3.0 if len(message.prediction) == 1 else 1.5
-        self._log_at(message.time, f"{WORLD}/plan/prediction", _strips(message.prediction, [_PREDICTION], width))
+        members, mean = _fan(message.prediction)
+        if len(mean):
+            fan = _strips([*members, *mean], [_PREDICTION], [1.0] * len(members) + [3.0])
+            self._log_at(message.time, f"{WORLD}/plan/prediction", fan)
+        if len(message.prediction) > 1:
+            self._log_at(message.time, f"{WORLD}/plan/spread", _ellipsoids(message.prediction))
+
+    def _show_past(self, message: Past) -> None:
+        members, mean = _fan(message.prediction)
+        colours = [_FORETOLD] * (len(members) + len(mean)) + [_EXECUTED]
+        widths = [1.0] * len(members) + [2.5] * len(mean) + [4.0]
+        self._log_at(message.time, f"{WORLD}/past", _strips([*members, *mean, message.executed], colours, widths))
 
     def _open(self, message: Opening) -> None:
         self._stream.log(WORLD, rr.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
@@ -133,7 +167,12 @@ def blueprint(opening: Opening, live: bool) -> rrb.Blueprint:
     def plot(name: str) -> rrb.TimeSeriesView:
         # A single line has the plot's name, and many names would cover the lines: pointing at a line tells its name.
         legend = rrb.PlotLegend(rrb.Corner2D.LeftTop, visible=1 < len(opening.curves.get(name, ())) <= _LEGEND)
-        return rrb.TimeSeriesView(origin=f"/plots/{name}", name=_TITLES.get(name, name), plot_legend=legend)
+        return rrb.TimeSeriesView(
+            origin=f"/plots/{name}",
+            name=_TITLES.get(name, name),
+            plot_legend=legend,
+            axis_x=rrb.TimeAxis(link="LinkToGlobal"),
+        )
 
     log = rrb.TextLogView(
         origin="/log",
@@ -141,13 +180,12 @@ def blueprint(opening: Opening, live: bool) -> rrb.Blueprint:
         columns=rrb.TextLogColumns(timeline_columns=[TIMELINE], text_log_columns=["LogLevel", "Body"]),
         rows=rrb.TextLogRows(filter_by_log_level=["INFO", "WARN", "ERROR"]),  # replans, DEBUG, can be switched on
     )
-    side: Any = rrb.Vertical(
-        plot("reward"),
-        plot("cost"),
-        rrb.Tabs(plot("controls"), plot("readings")),
-        rrb.Tabs(plot("planning"), plot("misses")),
-        log,
-    )
+    curves = [plot("controls"), plot("readings")]
+    planning = [plot("planning"), plot("misses")]
+    looks = [[plot(name) for name in names if name in opening.curves] for names in _FORESIGHT]
+    # How well an ensemble foresees is in full view; other models' errors are behind tabs.
+    rows = [curves + planning, *looks] if "next/band" in opening.curves else [curves, sum(looks, planning)]
+    side: Any = rrb.Vertical(plot("reward"), plot("cost"), *(rrb.Tabs(*row) for row in rows), log)
     if opening.eye is not None:
         eye = rrb.EyeControls3D(
             kind=rrb.Eye3DKind.Orbital,
@@ -178,8 +216,37 @@ def _pose(position: np.ndarray, quaternion: np.ndarray) -> rr.Transform3D:
     return rr.Transform3D(translation=position, quaternion=rr.Quaternion(xyzw=quaternion))
 
 
-def _strips(paths: np.ndarray, colours: Any, width: float) -> rr.LineStrips3D:
-    return rr.LineStrips3D(paths, colors=colours, radii=rr.Radius.ui_points(width))
+def _strips(paths: Any, colours: Any, widths: Any) -> rr.LineStrips3D:
+    return rr.LineStrips3D(paths, colors=colours, radii=rr.Radius.ui_points(widths))
+
+
+def _fan(prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Some members' paths (n, P, 3), and their mean (1, P, 3) over all (E, P, 3); one alone is the mean."""
+    sound = prediction[np.isfinite(prediction).all(axis=(1, 2))]
+    if not len(sound):
+        return sound, sound
+    shown = np.unique(np.linspace(0, len(sound) - 1, _MEMBERS).round().astype(int))
+    return sound[shown if len(sound) > 1 else []], sound.mean(axis=0, keepdims=True)
+
+
+def _ellipsoids(prediction: np.ndarray) -> rr.Ellipsoids3D:
+    """One standard deviation of the members' places (E, P, 3), at points along their mean."""
+    sound = prediction[np.isfinite(prediction).all(axis=(1, 2))].astype(float)
+    if len(sound) < 2:
+        return rr.Ellipsoids3D(half_sizes=[])
+    at = np.linspace(0, sound.shape[1] - 1, _ELLIPSOIDS + 1).round().astype(int)[1:]
+    centres = sound[:, at].mean(axis=0)
+    away = sound[:, at] - centres
+    variances, axes = np.linalg.eigh(np.einsum("epi,epj->pij", away, away) / (len(sound) - 1))
+    axes[np.linalg.det(axes) < 0.0, :, 0] *= -1.0  # a rotation, not a reflection
+    return rr.Ellipsoids3D(
+        centers=centres,
+        half_sizes=np.sqrt(variances.clip(0.0)),
+        quaternions=Rotation.from_matrix(axes).as_quat(),
+        colors=[_SPREAD],
+        fill_mode="majorwireframe",
+        line_radii=rr.Radius.ui_points(1.0),
+    )
 
 
 def _by_cost(costs: np.ndarray) -> np.ndarray:

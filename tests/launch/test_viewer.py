@@ -103,7 +103,8 @@ def test_candidates_prediction_and_trail_are_traced(drawn):
 def test_members_of_an_ensemble_make_a_fan(drawn):
     *_, found = drawn("reacher-easy", 6, members=5)
     fan = np.array(found.column("/world/plan/prediction", "LineStrips3D:strips")[1][0])
-    assert fan.shape == (5, 17, 3)
+    assert fan.shape == (6, 17, 3)  # and their mean
+    np.testing.assert_allclose(fan[5], fan[:5].mean(0), atol=1e-6)
 
 
 def test_events_are_logged(drawn):

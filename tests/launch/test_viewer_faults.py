@@ -171,7 +171,7 @@ def test_what_was_recorded_before_the_end_can_be_read(signal_, read, tmp_path):
     )
     written = tmp_path / "r.partial.rrd"
     deadline = time.monotonic() + 120.0
-    while not (written.exists() and written.stat().st_size > 100_000):
+    while not (written.exists() and written.stat().st_size > 300_000):
         assert time.monotonic() < deadline
         assert running.poll() is None, running.stderr.read()
         time.sleep(0.1)
@@ -238,9 +238,12 @@ def test_replay_finds_recordings(tmp_path, monkeypatch, capsys):
     assert [str(path) for (path,) in shown] == ["kept/run.rrd", "kept/run.rrd", "kept/run.partial.rrd"]
     capsys.readouterr()
     Path("empty").mkdir()
+    Path("trained/checkpoints/best").mkdir(parents=True)  # by `trimtab train`, of which nothing was recorded
+    Path("trained/run.json").write_text("{}")
     Path("not.rrd").write_text("nothing of the kind")
     for wrong, why in (
         (["view", "empty"], "holds no recording"),
+        (["view", "trained"], "'trained' holds no recording (run.rrd)"),
         (["view", "gone.rrd"], "there is no 'gone.rrd'"),
         (["view", "not.rrd"], "no recording that rerun can read"),
         (["view"], "takes a recording"),

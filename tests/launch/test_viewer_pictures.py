@@ -1,7 +1,9 @@
 """The viewers' own pictures of a run: rerun's window under Xvfb, and its page in a headless Chromium."""
 
 import contextlib
+import dataclasses
 import glob
+import importlib.util
 import io
 import shutil
 import socket
@@ -12,8 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from rerun.experimental import ViewerClient
+from trimtab import robots, sim
+from trimtab.controllers import MPC, loop
+from trimtab.controllers.predictive_sampling import PredictiveSampling
 from trimtab.launch.cli import main
 from trimtab.launch.viewer import windows
+from trimtab.launch.viewer.observer import Recorder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -57,6 +63,11 @@ def await_picture(take):
         # A viewer that is still busy with its first frames answers later.
         with contextlib.suppress(TimeoutError, ConnectionError, RuntimeError):
             missing = drawn(take())
+
+
+def near(pixels, colour):
+    """How many pixels have `colour`, but for what smoothing lines makes of it."""
+    return int((abs(pixels.astype(int) - colour) < 12).all(-1).sum())
 
 
 @pytest.fixture
@@ -125,3 +136,45 @@ def test_a_browser_draws_a_recording(tmp_path):
             browser.close()
     finally:
         window.close()
+
+
+class Doubtful(MPC):
+    """Its plans' predictions fan out, as those of an ensemble."""
+
+    def plan(self, state):
+        plan = super().plan(state)
+        apart = np.linspace(-1.0, 1.0, 5)[:, None, None] * np.linspace(0.0, 0.3, plan.prediction.shape[1])[:, None]
+        self.latest = plan = dataclasses.replace(
+            plan, prediction=plan.prediction + apart, candidates=None, candidate_costs=None
+        )
+        return plan
+
+
+def test_a_fan_its_spread_and_what_was_executed_are_seen(tmp_path, monkeypatch):
+    if not glob.glob("/usr/share/vulkan/icd.d/*.json") and not glob.glob("/etc/vulkan/icd.d/*.json"):
+        pytest.skip("needs a Vulkan driver (Debian: mesa-vulkan-drivers)")
+    monkeypatch.setenv("WGPU_BACKEND", "vulkan")
+    task, path = robots.load("cartpole-swingup"), tmp_path / "r.rrd"
+    controller = Doubtful(PredictiveSampling(horizon=60, samples=16), sim.dynamics("casadi", task), task)
+    recorder = Recorder(path, "doubtful")
+    loop.run(sim.make("mujoco", task), controller, task=task, duration=1.2, seed=0, observers=[recorder])
+    recorder.check()
+    recorder.close()
+    program = importlib.util.find_spec("rerun_cli").origin.replace("__init__.py", "rerun")
+    options = {"port": windows._free(), "hide_welcome_screen": True, "executable_path": program}
+    with ViewerClient.spawn(headless=True, **options) as client:
+        client.open(str(path))
+        colours = {
+            "prediction": (255, 70, 70),
+            "spread": (255, 170, 60),
+            "past": (190, 90, 130),
+            "path": (90, 220, 160),
+        }
+        missing, deadline = set(colours), time.monotonic() + PATIENCE
+        while missing:
+            assert time.monotonic() < deadline, f"missing from the picture: {missing}"
+            time.sleep(2.0)
+            with contextlib.suppress(TimeoutError, ConnectionError, RuntimeError):
+                pixels = np.asarray(Image.open(io.BytesIO(client.take_screenshot())).convert("RGB"))
+                scene = pixels[:, : int(0.6 * pixels.shape[1])]
+                missing = {name for name, colour in colours.items() if near(scene, colour) < 30}
