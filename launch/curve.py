@@ -112,7 +112,7 @@ def figure(rows: list[dict[str, float]], title: str) -> Any:
         upper.set_xlabel(unit)
     for k, metric in enumerate(panels):
         panel = shape.add_subplot(grid[1 + k // 3, k % 3])
-        panel.plot(steps, [row[metric] for row in rows], color=_INK, linewidth=1.2)
+        panel.plot(steps, [row[metric] for row in rows], ".-", color=_INK, markersize=4, linewidth=1.2)
         if metric in IDEAL:
             panel.axhline(IDEAL[metric], color=_PALE, linestyle="--", linewidth=1.0)
         panel.set_title(metric.partition("/")[2].replace("_", " "), fontsize=9, loc="left")

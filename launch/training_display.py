@@ -15,10 +15,11 @@ from rich.text import Text
 from ..learners.run_folder import Saved
 from ..learners.training import Piece
 
-METRICS = 6
-"""How many of a learner's metrics, the first of them, have a column."""
+METRICS, OF_MODEL = 6, 4
+"""How many of a learner's metrics have a column, the first ones; and how many of these may be the learned model's."""
 
-_WIDTH = 10
+_WIDTHS = {"piece": 5, "steps": 7}
+_WIDTH = 8
 
 
 class TrainingDisplay:
@@ -46,9 +47,11 @@ class TrainingDisplay:
         self._doing = Text("", no_wrap=True, overflow="ellipsis")
         self._live = Live(Group(self._progress, self._doing), console=console, refresh_per_second=5)
         self._columns: list[str] = []
+        self._done = 0.0  # control steps before the piece under way
 
     def start(self, saved: Saved, steps: int) -> None:
         """Shows the bar."""
+        self._done = saved.steps
         self._progress.update(self._bar, completed=saved.steps, total=steps)
         if self._console.is_terminal:
             self._live.start()
@@ -58,10 +61,10 @@ class TrainingDisplay:
         self._console.print(text, soft_wrap=True)
 
     def watch(self, doing: str, numbers: Mapping[str, float]) -> None:
-        """Shows it below the bar; a number called `steps`, control steps so far, moves that on."""
+        """Shows it below the bar; a number called `step`, control steps within the piece, moves that on."""
         self._doing.plain = ", ".join([doing, *(f"{name} {number(value)}" for name, value in numbers.items())])
-        if "steps" in numbers:
-            self._progress.update(self._bar, completed=numbers["steps"])
+        if "step" in numbers:
+            self._progress.update(self._bar, completed=self._done + numbers["step"])
 
     def piece(self, piece: Piece) -> None:
         """Prints the piece's line."""
@@ -71,7 +74,9 @@ class TrainingDisplay:
             "steps": number(piece.row["steps"]),
             "time": duration(piece.row["wall_s"]),
         }
-        for name in list(metrics)[:METRICS]:
+        of_model = [name for name in metrics if name.startswith("model/")][:OF_MODEL]
+        others = [name for name in metrics if not name.startswith("model/")]
+        for name in others[: METRICS - len(of_model)] + of_model:
             shown[name.rpartition("/")[2]] = number(metrics[name])
             if name == "return" and piece.best is not None:
                 shown["best"] = number(piece.best)
@@ -79,7 +84,8 @@ class TrainingDisplay:
             self._columns = list(shown)
             self._line({name: name for name in shown})
         self._line(shown)
-        self._progress.update(self._bar, completed=piece.row["steps"])
+        self._done = piece.row["steps"]
+        self._progress.update(self._bar, completed=self._done)
 
     def end(self) -> None:
         """Leaves the bar as it is."""
@@ -88,8 +94,14 @@ class TrainingDisplay:
         self._console.show_cursor()
 
     def _line(self, cells: Mapping[str, str]) -> None:
-        line = "  ".join(f"{cell:>{max(len(name), _WIDTH)}}" for name, cell in cells.items())
-        self._console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
+        """Prints `cells` by column, as many as the console is wide enough for."""
+        line = ""
+        for name, cell in cells.items():
+            more = f"{cell:>{max(len(name), _WIDTHS.get(name, _WIDTH))}}  "
+            if len(line + more.rstrip()) > self._console.width:
+                break
+            line += more
+        self._console.print(line.rstrip())
 
 
 @contextlib.contextmanager

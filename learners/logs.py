@@ -47,9 +47,6 @@ class Logs:
         folder: of the run.
         saved: how far the checkpoint is, from which training goes on.
 
-    Attributes:
-        last: the row written last.
-
     Raises:
         TrainingError: something could not be written.
         ValueError: `metrics.csv` is no table of metrics.
@@ -59,8 +56,7 @@ class Logs:
         self._path = folder.metrics
         rows = read(self._path)
         kept = [row for row in rows if row["piece"] <= saved.pieces]
-        self.last: dict[str, float] = kept[-1] if kept else {}
-        self._columns = list(self.last)
+        self._columns = list(kept[-1]) if kept else []
         with contextlib.ExitStack() as closing, writing(self._path):
             with replacing(self._path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
                 table = csv.writer(file)
@@ -90,7 +86,6 @@ class Logs:
             table.writerow([_short(row[name]) for name in self._columns])
             self._file.flush()
             self._events.add(steps, {name: row[name] for name in metrics})
-        self.last = row
         return row
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ A run that was interrupted and continued is, to the last bit, the run that was n
 numbers to come depend on, and what was logged after it is written anew.
 """
 
+import contextlib
 import math
 import time
 import traceback
@@ -13,7 +14,7 @@ from typing import Literal, Protocol
 
 from ..controllers.episode import Episode
 from .interface import Learner, TrainingError
-from .logs import Logs
+from .logs import Logs, read
 from .run_folder import RunFolder, Saved
 
 Status = Literal["done", "failed", "interrupted"]
@@ -40,7 +41,7 @@ class Piece:
 
 
 class Observer(Protocol):
-    """Sees how training goes; called from its thread, between and during pieces."""
+    """Sees how training goes; `watch` may be called from other threads than the rest."""
 
     def start(self, saved: Saved, steps: int) -> None:
         """Training goes on from `saved` until there are `steps` control steps."""
@@ -115,14 +116,18 @@ def train(
             if note:
                 for observer in observers:
                     observer.note(note)
-            return _train(learner, folder, logs, saved, steps, observers, share, clock)
+            status, reason, trace = _pieces(learner, folder, logs, saved, steps, observers, share, clock)
         finally:
             logs.close()
             for observer in observers:
                 observer.end()
+        # What the folder holds, not what was meant: a signal may come while a checkpoint gets its name.
+        kept = _kept(folder)
+        rows = [row for row in read(folder.metrics) if row["piece"] == kept.pieces]
+        return Outcome(status, reason, kept, rows[0] if rows else {}, trace)
 
 
-def _train(
+def _pieces(
     learner: Learner,
     folder: RunFolder,
     logs: Logs,
@@ -131,13 +136,15 @@ def _train(
     observers: Sequence[Observer],
     share: float,
     clock: Callable[[], float],
-) -> Outcome:
+) -> tuple[Status, str, str]:
+    """Trains from `saved` on; how that ended, why, and the trace of an error that was not foreseen."""
+
     def watch(doing: str, numbers: Mapping[str, float]) -> None:
         for observer in observers:
             observer.watch(doing, numbers)
 
     begun = clock() - saved.wall_s
-    due, now, row = -math.inf, saved, logs.last
+    due, now = -math.inf, saved
     try:
         while now.steps < steps:
             progress = learner.advance(watch)
@@ -145,20 +152,27 @@ def _train(
             score = progress.metrics.get("return", math.nan)
             improved = math.isfinite(score) and (now.best is None or score > now.best)
             now = Saved(now.pieces + 1, progress.steps, took, float(score) if improved else now.best)
-            latest = logs.append(now.pieces, now.steps, took, progress.metrics)
+            row = logs.append(now.pieces, now.steps, took, progress.metrics)
             if improved or now.steps >= steps or clock() >= due:
                 before = clock()
                 folder.save(learner, now, best=improved, episode=progress.episode)
                 due = clock() + (clock() - before) / share
-                saved, row = now, latest
             for observer in observers:
-                observer.piece(Piece(latest, now.best, improved, progress.episode))
+                observer.piece(Piece(row, now.best, improved, progress.episode))
     except KeyboardInterrupt:
-        return Outcome("interrupted", "interrupted", saved, row)
+        return "interrupted", "interrupted", ""
     except TrainingError as error:
-        return Outcome("failed", str(error), saved, row)
+        return "failed", str(error), ""
     except BrokenPipeError:  # an observer's: nobody looks any more
         raise
     except Exception as error:
-        return Outcome("failed", f"{type(error).__name__}: {error}", saved, row, traceback.format_exc())
-    return Outcome("done", "", saved, row)
+        return "failed", f"{type(error).__name__}: {error}", traceback.format_exc()
+    return "done", "", ""
+
+
+def _kept(folder: RunFolder) -> Saved:
+    """How far the checkpoint is from which training would go on."""
+    for name in ("last", "previous"):
+        with contextlib.suppress(ValueError):
+            return folder.saved(name)
+    return Saved()

@@ -31,6 +31,10 @@ def test_imports_run_one_way():
         ("import trimtab.launch.cli", "torch rerun casadi mujoco numpy gymnasium dm_control"),
         ("from trimtab import robots; robots.load('cartpole-swingup')", "torch rerun casadi gymnasium"),
         ("from trimtab.launch.cli import main; main(['list'])", "torch rerun casadi gymnasium"),
+        (
+            "import trimtab.launch.train, trimtab.launch.curve, trimtab.launch.training_display",
+            "torch tensorboard matplotlib rerun",
+        ),
         ("import trimtab.controllers.loop, trimtab.controllers.cem, trimtab.sim", "torch rerun casadi gymnasium"),
     ],
 )

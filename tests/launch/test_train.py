@@ -92,7 +92,7 @@ def test_what_is_shown(capsys):
     assert err == ""
     begun, columns, *pieces, done = out.splitlines()
     assert begun == "toy on balance: training in kept"
-    assert columns.split() == ["piece", "steps", "time", "return", "best", "spread", "nothing"]
+    assert columns.split() == ["piece", "steps", "time", "return", "best", "nothing", "spread"]
     assert [line.split()[:2] for line in pieces] == [["1", "80"], ["2", "160"]]
     assert "trimtab eval kept" in done
     assert json.loads(Path("r.json").read_text())["folder"] == "kept"
@@ -370,5 +370,18 @@ def test_the_curve(tmp_path):
     np.testing.assert_allclose(curve.running_mean([1.0, 2.0, 6.0, 1.0], 3), [1.0, 1.5, 3.0, 3.0])
 
 
-def test_folders_of_runs_have_names_that_every_system_allows(monkeypatch):
+def test_help(capsys):
+    for command, options in (
+        ("train", ("learner", "steps", "out", "resume", "seed", "planner", "simulator", "json")),
+        ("eval", ("episodes", "checkpoint", "json")),
+    ):
+        assert main([command, "--help"]) == 0
+        out, err = capsys.readouterr()
+        assert all(f"--{option}" in out for option in options)
+        assert err == ""
+    assert main(["list", "learners"]) == 0
+    assert "toy_learner:Toy" in capsys.readouterr().out
+
+
+def test_folders_of_runs_have_names_that_every_system_allows():
     assert outputs.own_folder("dm_control:dog-run", "toy").name.endswith("-dm_control_dog-run-toy")

@@ -183,6 +183,31 @@ def test_interrupted_before_the_first_checkpoint_begins_anew(begin):
     assert_same_run(once, twice)
 
 
+@pytest.mark.parametrize("renamed", [False, True])
+def test_interrupted_while_a_checkpoint_gets_its_name(begin, monkeypatch, renamed):
+    learner, folder = begin("twice")
+    train(learner, folder, steps=3 * PIECE, share=np.inf)
+    learner, folder = begin("twice")
+    renew = RunFolder._renew
+
+    def interrupted(self, name):
+        if renamed:
+            renew(self, name)
+        if name == "last":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "_renew", interrupted)
+        outcome = train(learner, folder, steps=6 * PIECE, share=np.inf)
+    assert outcome.status == "interrupted"
+    assert outcome.saved.pieces == outcome.row["piece"] == (4 if renamed else 3)
+    assert folder.saved() == outcome.saved
+    once, twice = begin("once"), begin("twice")
+    for each in (once, twice):
+        train(*each, steps=6 * PIECE)
+    assert_same_run(once, twice)
+
+
 @pytest.mark.parametrize("harm", ["cut progress", "no progress", "cut gains", "gone"])
 def test_the_checkpoint_before_stands_in_for_one_cut_short(begin, harm):
     once = begin("once")

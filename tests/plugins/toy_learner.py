@@ -57,7 +57,7 @@ class ToyLearner:
         tried = self.mean + self.std * self.rng.standard_normal((self.settings.candidates, *self.mean.shape))
         episodes = []
         for k, gains in enumerate(tried):
-            watch(f"candidate {k}", {"steps": self.steps})
+            watch(f"candidate {k}", {"step": sum(map(len, episodes))})
             if self.pieces + 1 == self.settings.fails_at and k == 1:
                 raise TrainingError("the robot\nran away")
             episode = run(
