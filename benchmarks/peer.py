@@ -14,9 +14,13 @@ from typing import Any
 PACKAGES = {
     "judo": ("judo-rai==0.1.0", "mujoco==3.6.0"),
     "mctx": ("mctx==0.0.71",),
+    "mbrl": ("torch==2.13.0", "gymnasium==0.26.3", "hydra-core==1.3.2", "numpy==2.4.6", "tqdm", "termcolor"),
     "crocoddyl": ("crocoddyl==3.2.1", "pin==4.0.0", "example-robot-data==5.0.0"),
 }
 """What each peer's environment holds; versions are those that were measured."""
+
+BARE = {"mbrl": ("mbrl==0.2.0",)}
+"""What is installed without what it asks for: mbrl-lib's hydra-core 1.0.3 does not load on Python 3.11."""
 
 
 class Peer:
@@ -53,7 +57,10 @@ def main() -> None:
     folder = Path(__file__).parents[1] / f".venv-{name}"
     venv.create(folder, with_pip=True)
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES[name]], check=True)
+    install = [python, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*install, *PACKAGES[name]], check=True)
+    if name in BARE:
+        subprocess.run([*install, "--no-deps", *BARE[name]], check=True)
     print(python)
 
 
