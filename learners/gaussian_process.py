@@ -262,7 +262,7 @@ class GaussianProcess:
         for name, value in ours.items():
             if theirs[name] != value:
                 raise ValueError(f"{name} of the Gaussian processes saved is {theirs[name]}, of these {value}")
-        parts = {name: part.to(self.device) for name, part in state["posterior"].items()}
+        parts = {name: part.to(self.device, copy=True) for name, part in state["posterior"].items()}
         self.posterior = Posterior(self.settings.kernel, **parts)
         self._key = int(state["key"])
         self.version += 1
@@ -315,11 +315,12 @@ class GaussianProcess:
         return Posterior(
             kernel=self.settings.kernel,
             rows=rows,
-            lengths=lengths,
-            signal=signal,
-            noise=noise,
-            weights=torch.cholesky_solve(t.T[:, :, None], lower)[..., 0],
-            whitening=torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False),
+            lengths=lengths.contiguous(),
+            signal=signal.contiguous(),
+            noise=noise.contiguous(),
+            # In the order that files hold them, for products round differently in another.
+            weights=torch.cholesky_solve(t.T[:, :, None], lower)[..., 0].contiguous(),
+            whitening=torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False).contiguous(),
             **{name: torch.as_tensor(value, dtype=torch.float64, device=self.device) for name, value in scales.items()},
         )
 
