@@ -5,11 +5,15 @@ unwatched and watched (recorder and live view at once, the latter into rerun's o
 tick's end to the moment at which the loop goes to sleep again. What is added to the worst step can only be told from
 the watched blocks' worst against the unwatched ones': a shared machine interrupts both.
 
+What comparing plans with what happened adds is told apart: time in the run's process, on the observer's thread, with
+and without the comparison in turn.
+
     python benchmarks/viewer.py            # about five minutes
 """
 
 import argparse
 import dataclasses
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -21,9 +25,10 @@ from rich.console import Console
 from rich.table import Table
 from trimtab import robots, sim
 from trimtab.controllers import Plan, loop
+from trimtab.controllers.interface import Timing
 from trimtab.controllers.observers import Audience
 from trimtab.controllers.realtime import Wall
-from trimtab.launch.viewer import windows
+from trimtab.launch.viewer import digest, windows
 from trimtab.launch.viewer.observer import LiveView, Recorder
 
 PERIOD = 0.02
@@ -57,8 +62,8 @@ class Planning:
     dynamics = None
     planner = SimpleNamespace(replan=REPLAN, horizon=HORIZON)
 
-    def __init__(self, task, candidates: int = CANDIDATES) -> None:
-        self.task, self.count, self.latest = task, candidates, None
+    def __init__(self, task, candidates: int = CANDIDATES, members: int = 1) -> None:
+        self.task, self.count, self.members, self.latest = task, candidates, members, None
         self.spread = np.linspace(0.0, 0.2, HORIZON + 1)[:, None] * np.arange(max(candidates, 1))[:, None, None]
 
     def reset(self, seed: int) -> None:
@@ -70,7 +75,7 @@ class Planning:
         plan = Plan(time=state.time, dt=PERIOD, controls=0.3 * np.sin(turns + np.arange(self.task.robot.nu)), cost=1.0)
         if self.count:
             costs = np.arange(float(len(y)))
-            plan = dataclasses.replace(plan, prediction=y[:1], candidates=y, candidate_costs=costs)
+            plan = dataclasses.replace(plan, prediction=y[: self.members], candidates=y, candidate_costs=costs)
         self.latest = plan
         return plan
 
@@ -127,18 +132,86 @@ def time_steps(url: str, folder: Path, blocks: int, steps: int) -> Table:
     return table
 
 
-def bytes_per_frame(folder: Path, candidates: int) -> float:
+def bytes_per_frame(folder: Path, candidates: int, members: int = 1) -> float:
     """Growth of a recording per step."""
     task, sizes = humanoid(), []
     for steps in (1000, 3000):
-        path = folder / f"{candidates}-{steps}.rrd"
+        path = folder / f"{candidates}-{members}-{steps}.rrd"
         recorder = Recorder(path, "x")
         plant = sim.make("mujoco", task)
-        loop.run(plant, Planning(task, candidates), task=task, duration=steps * PERIOD, observers=[recorder])
+        loop.run(plant, Planning(task, candidates, members), task=task, duration=steps * PERIOD, observers=[recorder])
         recorder.check()
         recorder.close()
         sizes.append(path.stat().st_size)
     return (sizes[1] - sizes[0]) / 2000
+
+
+class Unforeseeing:
+    """Stands for `Foresight`, at no cost."""
+
+    def __init__(self, task, members: int) -> None:
+        self.curves = self.bounds = {}
+
+    def follow(self, plan, time: float) -> None:
+        pass
+
+    def watch(self, plan, time: float, path) -> tuple:
+        return ()
+
+    def happened(self, time, y, faults) -> tuple:
+        return ()
+
+
+def digesting(name: str, members: int, horizon: int, replan: int, batch: int, steps: int = 600) -> float:
+    """Time [us] for each of `steps` steps, `batch` at once, to compute what is drawn of them and of their plans."""
+    task = robots.load(name)
+    plant = sim.make("mujoco", task)
+    states = [plant.reset(0)]
+    dt, nu, ny = task.robot.dt, task.robot.nu, len(states[0].y)
+    states += [plant.step(np.zeros(nu)) for _ in range(steps)]
+    apart = (
+        np.random.default_rng(0).normal(size=(members, horizon + 1, ny)) * np.linspace(0.0, 0.1, horizon + 1)[:, None]
+    )
+    drawing = digest.Digest(plant.scene(), task)
+    list(drawing.geometry())
+    spent, frames = 0.0, []
+    for k, state in enumerate(states[1:]):
+        timing = Timing(k + 1, 0.0, 0.0, 1.0, 0.0, 0.0, 0, 0, None)
+        plan = Plan(states[k].time, dt, np.zeros((horizon, nu)), cost=1.0, prediction=states[k].y + apart)
+        begun = time.perf_counter()
+        frames.append(digest.Frame(state, np.zeros(nu), timing))
+        if k % replan == 0:
+            list(drawing.plan(plan, state, timing))
+        if len(frames) == batch:
+            list(drawing.steps(frames))
+            frames = []
+        spent += time.perf_counter() - begun
+    return 1e6 * spent / steps
+
+
+def time_foresight(rounds: int) -> Table:
+    """What comparing plans with what happened costs in the run's process."""
+    table = Table(
+        title=f"Computing what is drawn, in us a step of the run's process, medians of {rounds} rounds in turn"
+    )
+    for column in ("", "without", "with comparison", "added"):
+        table.add_column(column, justify="left" if not column else "right")
+    real = digest.Foresight
+    for name, members, horizon, replan in (
+        ("humanoid-walk", 1, 40, 5),
+        ("humanoid-walk", 20, 40, 5),
+        ("cartpole-swingup", 1, 100, 1),
+        ("cartpole-swingup", 20, 30, 1),
+    ):
+        spent: dict[bool, list[float]] = {False: [], True: []}
+        for k in range(2 * rounds):
+            digest.Foresight = real if k % 2 else Unforeseeing
+            spent[bool(k % 2)].append(digesting(name, members, horizon, replan, batch=20))
+        digest.Foresight = real
+        without, compared = (statistics.median(spent[kind]) for kind in (False, True))
+        what = f"{name}, E = {members}, H = {horizon}, a plan every {replan} steps"
+        table.add_row(what, f"{without:.0f}", f"{compared:.0f}", f"{compared - without:.0f}")
+    return table
 
 
 def memory(url: str, folder: Path, minutes: float) -> tuple[float, float]:
@@ -189,12 +262,12 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
+            console.print(time_foresight(args.blocks))
             console.print(time_steps(url, folder, args.blocks, args.steps))
-            for count in (0, CANDIDATES):
-                size = bytes_per_frame(folder, count)
-                console.print(
-                    f"recording, {count} candidates: {size:.0f} bytes a frame", "" if count else "(asked: 3000)"
-                )
+            for count, members in ((0, 1), (CANDIDATES, 1), (CANDIDATES, 8)):
+                size = bytes_per_frame(folder, count, members)
+                what = f"recording, {count} candidates, {members} members"
+                console.print(f"{what}: {size:.0f} bytes a frame", "" if count else "(asked: 3000)")
             loop_mb, drawing_mb = memory(url, folder, args.minutes)
             console.print(f"memory after {args.minutes:g} min: the loop's process {loop_mb:+.0f} MB (asked: below 300)")
             console.print(f"the processes that draw {drawing_mb:+.0f} MB since their first seconds")
