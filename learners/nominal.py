@@ -178,6 +178,7 @@ class _Physics:
         self.pool = mujoco.rollout.Rollout(nthread=threads if threads > 1 else 0)
         self.datas = [mujoco.MjData(model) for _ in range(threads)]
         self.begin = np.zeros(self.size)
+        self.begin[0] = 1.0  # the time [s], which MuJoCo, where a simulation diverges, sets to 0
 
     def after(self, y: np.ndarray, u: np.ndarray) -> np.ndarray:
         end = np.empty_like(y)
@@ -217,8 +218,7 @@ class _Physics:
         for target, source in c.sensor_runs:
             end[:, target] = sensors[:, -1, source]
         end[:, self.still] = y[:, self.still]
-        # MuJoCo resets a diverged simulation by itself, and its clock with it.
-        lasted = state[:, -1, 0] > (total - 0.5) * c.model.opt.timestep
+        lasted = state[:, -1, 0] > self.begin[0] + (total - 0.5) * c.model.opt.timestep
         end[~lasted] = np.nan
         return end
 

@@ -65,7 +65,7 @@ def parameter_value(model: mujoco.MjModel, parameter: Parameter | Reading) -> np
     """The row of `model` that `parameter`, or a reading of one, names: a view."""
     kind, _ = parameter.array.split("_", 1)
     row = getattr(model, kind)(parameter.object).id
-    return np.atleast_1d(getattr(model, parameter.array)[row])
+    return getattr(model, parameter.array)[row : row + 1].reshape(-1)
 
 
 _lock = threading.Lock()
