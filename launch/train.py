@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -127,7 +127,9 @@ def _train(
             learner = setup.learner.start(_environment(setup), seed)
         with contextlib.closing(learner):
             _probe_json(options.json)
-            if folder is None:
+            if folder is not None:
+                _tell_versions(folder, console)
+            else:
                 name = str(setup.learner_name)
                 about = About(setup.scenario, setup.task.name, name, seed, setup.period, steps)
                 if options.out is None:
@@ -174,13 +176,15 @@ def _trained(learner: Any, folder: Any, steps: int, console: Any, file: str | No
         reason = outcome.reason if outcome.status == "interrupted" else f"training failed: {outcome.reason}"
         kept = f"checkpoint at {saved.steps} of {steps} steps" if saved.pieces else "before the first checkpoint"
         said.append(f"{reason} ({kept}; --resume --out {folder.path} goes on)")
-    try:
-        with outputs.saving():
-            curve.draw(folder, title)
-            if file not in (None, "-"):
-                outputs.write_text(Path(str(file)), json.dumps(result, indent=2) + "\n")
-    except outputs.OutputError as error:
-        said.append(str(error))
+    writes: list[Callable[[], object]] = [lambda: curve.draw(folder, title)]
+    if file not in (None, "-"):
+        writes.append(lambda: outputs.write_text(Path(str(file)), json.dumps(result, indent=2) + "\n"))
+    for write in writes:  # each, whatever became of the other
+        try:
+            with outputs.saving():
+                write()
+        except outputs.OutputError as error:
+            said.append(str(error))
     if outcome.status == "done":
         console.print(f"{saved.steps} steps are done; trimtab eval {folder.path} says how good it is", soft_wrap=True)
     if outcome.trace and os.environ.get("TRIMTAB_TRACEBACK"):
@@ -317,6 +321,17 @@ def _check_same(folder: Any, setup: Any, seed: int | None) -> None:
             f"a run goes on with the settings that it was begun with, which are in {folder.configuration}; "
             f"these differ: {told}"
         )
+
+
+def _tell_versions(folder: Any, console: Any) -> None:
+    """Says which packages are not those that the run in `folder` was begun with."""
+    from ..learners.run_folder import About
+
+    begun = folder.about
+    now = About(begun.scenario, begun.task, begun.learner, begun.seed, begun.period, begun.steps)
+    then, here = ({"trimtab": about.trimtab, **about.versions} for about in (begun, now))
+    if other := [f"{name} {was}, now {here.get(name)}" for name, was in then.items() if here.get(name) != was]:
+        console.print(f"begun with {'; '.join(other)}: numbers may differ from a run not stopped", soft_wrap=True)
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -120,6 +120,17 @@ def test_resume(capsys):
     assert (again["status"], again["steps"], again["return_last"]) == ("done", 320, once["return_last"])
 
 
+def test_resume_with_other_versions(capsys):
+    result_of(capsys, *TRAIN, "--steps", "80", "--out", "kept")
+    path = Path("kept") / "run.json"
+    about = json.loads(path.read_text())
+    about["versions"]["numpy"] = "1.0"
+    path.write_text(json.dumps(about))
+    assert main([*TRAIN, "--steps", "160", "--out", "kept", "--resume"]) == 0
+    assert f"begun with numpy 1.0, now {np.__version__}: numbers may differ" in capsys.readouterr().out
+    assert RunFolder("kept").about.versions["numpy"] == "1.0"
+
+
 def test_wrong_resumes(capsys, folder):
     result_of(capsys, *TRAIN, "--steps", "80", "--out", "kept")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -47,6 +47,24 @@ def begin(environment, tmp_path):
         learner.close()
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(environment, tmp_path_factory):
+    """A run of so many pieces that nothing happened to; to be looked at only."""
+    runs = {}
+
+    def make(pieces):
+        if pieces not in runs:
+            learner = toy_learner.Toy(candidates=4, spread=20.0).start(environment, ABOUT.seed)
+            folder = RunFolder.create(tmp_path_factory.mktemp("once") / "run", ABOUT, "task = 'x'\n")
+            assert train(learner, folder, steps=pieces * PIECE).status == "done"
+            runs[pieces] = learner, folder
+        return runs[pieces]
+
+    yield make
+    for learner, _ in runs.values():
+        learner.close()
+
+
 class Witness:
     """Notes all that it is told; raises `error` once so many candidates of piece `at` were tried."""
 
@@ -130,9 +148,8 @@ def test_it_learns_and_keeps_what_it_did(begin):
 
 
 @pytest.mark.parametrize("share", [0.05, np.inf])
-def test_a_run_continued_is_the_run_uninterrupted(begin, share):
-    once = begin("once")
-    train(*once, steps=6 * PIECE, share=share)
+def test_a_run_continued_is_the_run_uninterrupted(begin, uninterrupted, share):
+    once = uninterrupted(6)
     train(*begin("twice"), steps=3 * PIECE, share=share)
     twice = begin("twice")
     outcome = train(*twice, steps=6 * PIECE, share=share)
@@ -141,9 +158,8 @@ def test_a_run_continued_is_the_run_uninterrupted(begin, share):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), TrainingError("ran away"), ZeroDivisionError("a bug")])
-def test_a_run_broken_off_within_a_piece_and_continued_is_the_run_uninterrupted(begin, error):
-    once = begin("once")
-    train(*once, steps=6 * PIECE)
+def test_a_run_broken_off_within_a_piece_and_continued_is_the_run_uninterrupted(begin, uninterrupted, error):
+    once = uninterrupted(6)
     learner, folder = begin("twice")
     outcome = train(learner, folder, steps=6 * PIECE, share=np.inf, observers=[Witness(error, at=4)])
     assert outcome.status == ("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
@@ -155,9 +171,8 @@ def test_a_run_broken_off_within_a_piece_and_continued_is_the_run_uninterrupted(
     assert_same_run(once, twice)
 
 
-def test_pieces_after_the_checkpoint_are_done_anew(begin):
-    once = begin("once")
-    train(*once, steps=12 * PIECE)
+def test_pieces_after_the_checkpoint_are_done_anew(begin, uninterrupted):
+    once = uninterrupted(12)
     returns = [row["return"] for row in logs.read(once[1].metrics)]
     worse = 1 + int(np.argmax(np.diff(returns) < 0.0))  # pieces before the first that is no new best
     assert worse < 11
@@ -172,9 +187,8 @@ def test_pieces_after_the_checkpoint_are_done_anew(begin):
     assert_same_run(once, twice)
 
 
-def test_interrupted_before_the_first_checkpoint_begins_anew(begin):
-    once = begin("once")
-    train(*once, steps=2 * PIECE)
+def test_interrupted_before_the_first_checkpoint_begins_anew(begin, uninterrupted):
+    once = uninterrupted(2)
     learner, folder = begin("twice")
     outcome = train(learner, folder, steps=2 * PIECE, observers=[Witness(KeyboardInterrupt(), at=1)])
     assert (outcome.status, outcome.saved, dict(outcome.row)) == ("interrupted", Saved(), {})
@@ -184,7 +198,7 @@ def test_interrupted_before_the_first_checkpoint_begins_anew(begin):
 
 
 @pytest.mark.parametrize("renamed", [False, True])
-def test_interrupted_while_a_checkpoint_gets_its_name(begin, monkeypatch, renamed):
+def test_interrupted_while_a_checkpoint_gets_its_name(begin, uninterrupted, monkeypatch, renamed):
     learner, folder = begin("twice")
     train(learner, folder, steps=3 * PIECE, share=np.inf)
     learner, folder = begin("twice")
@@ -202,16 +216,14 @@ def test_interrupted_while_a_checkpoint_gets_its_name(begin, monkeypatch, rename
     assert outcome.status == "interrupted"
     assert outcome.saved.pieces == outcome.row["piece"] == (4 if renamed else 3)
     assert folder.saved() == outcome.saved
-    once, twice = begin("once"), begin("twice")
-    for each in (once, twice):
-        train(*each, steps=6 * PIECE)
-    assert_same_run(once, twice)
+    twice = begin("twice")
+    train(*twice, steps=6 * PIECE)
+    assert_same_run(uninterrupted(6), twice)
 
 
 @pytest.mark.parametrize("harm", ["cut progress", "no progress", "cut gains", "gone"])
-def test_the_checkpoint_before_stands_in_for_one_cut_short(begin, harm):
-    once = begin("once")
-    train(*once, steps=6 * PIECE)
+def test_the_checkpoint_before_stands_in_for_one_cut_short(begin, uninterrupted, harm):
+    once = uninterrupted(6)
     learner, folder = begin("twice")
     train(learner, folder, steps=4 * PIECE, share=np.inf)
     last = folder.checkpoint("last")
@@ -246,7 +258,7 @@ def test_no_checkpoint_that_can_be_used(begin):
 
 
 @pytest.mark.parametrize("broken", ["files", "disk", "renaming"])
-def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint(begin, monkeypatch, broken):
+def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint(begin, uninterrupted, monkeypatch, broken):
     learner, folder = begin()
     train(learner, folder, steps=2 * PIECE, share=np.inf)
     kept = content(folder, "last")
@@ -267,10 +279,9 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint(begin, monkeypatch, 
     assert outcome.saved.pieces == 2
     assert content(folder, "last") == kept
     assert not list(folder.path.glob("**/*.partial"))
-    twice, once = begin(), begin("once")
-    for each in (twice, once):
-        assert train(*each, steps=4 * PIECE).status == "done"
-    assert_same_run(once, twice)
+    twice = begin()
+    assert train(*twice, steps=6 * PIECE).status == "done"
+    assert_same_run(uninterrupted(6), twice)
 
 
 def test_a_full_disk_under_the_table(begin, monkeypatch):
