@@ -3,8 +3,8 @@
     D <- episodes under random controls
     repeat: fit the model to D; an episode under MPC on the model; D <- D and the episode
 
-so that the model learns where its plans go (aggregation, as in DAgger: Ross, Gordon and Bagnell, 2011). With members that
-disagree where data are few, plans are made for all that may be true (Chua, Calandra, McAllister and Levine, Deep
+so that the model learns where its plans go (aggregation, as in DAgger: Ross, Gordon and Bagnell, 2011). With members
+that disagree where data are few, plans are made for all that may be true (Chua, Calandra, McAllister and Levine, Deep
 reinforcement learning in a handful of trials using probabilistic dynamics models, 2018). With the ensemble replaced by
 a single network it is the model-based loop of Nagabandi et al. (2018).
 """
@@ -26,21 +26,23 @@ from ..controllers.loop import run
 from ..controllers.mpc import MPC
 from ..controllers.plan import Plan
 from ..robots.plugins import UnknownName
-from ..robots.task import Task
+from ..robots.task import Robot, Task
 from ..sim.interface import Scene, State
 from . import checkpoint
 from .encoding import Encoding
-from .ensemble import EnsembleSettings, Fit, Look
+from .ensemble import Ensemble, EnsembleSettings, Fit, Look
 from .ensemble_dynamics import EnsembleDynamics, Propagation
 from .exploration import InformationGain, Optimism
+from .gaussian_process import GaussianProcess, GaussianProcessSettings
 from .interface import Environment, Progress, TrainingError, Watch
-from .learned_model import LearnedModel
+from .learned_model import LearnedModel, Regressor
+from .nominal import AnalyticNominal
 from .replay import Replay
 
 MODEL, REPLAY, STATE = "model.safetensors", "replay.npz", "state.json"
 """Files of a checkpoint."""
 
-Model = Literal["ensemble", "deterministic"]
+Model = Literal["ensemble", "deterministic", "gaussian_process"]
 
 _MODEL, _FIT, _EPISODE = range(3)
 """Random streams that follow from the seed."""
@@ -51,8 +53,11 @@ class PETS:
     """Model-based reinforcement learning by planning on what has been learned.
 
     Attributes:
-        model: `ensemble` of probabilistic networks, or `deterministic` ones.
+        model: `ensemble` of probabilistic networks, `deterministic` ones, or `gaussian_process`, for small data.
         network: the networks' shape and training.
+        process: the Gaussian processes' kernel and training.
+        nominal: analytic dynamics (`casadi`, `pinocchio`, `mujoco`) to whose prediction what is learned adds; none if
+            empty.
         untold: readings, or entries of them, that the motion does not depend on and the model is not told.
         propagation: of particles along a plan: `ts1`, `tsinf`, `moments` or `mean`.
         particles: that each candidate is rolled out with; a multiple of the elites.
@@ -69,6 +74,8 @@ class PETS:
 
     model: Model = "ensemble"
     network: EnsembleSettings = field(default_factory=EnsembleSettings)
+    process: GaussianProcessSettings = field(default_factory=GaussianProcessSettings)
+    nominal: str = ""
     untold: tuple[str, ...] = ()
     propagation: Propagation = "tsinf"
     particles: int = 5
@@ -91,8 +98,11 @@ class PETS:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be finite and at least 0")
         if self.optimism and self.information:
             raise ValueError("optimism and information are two ways of exploring: set one of them to 0")
-        if self.propagation != "mean" and self.particles % self.network.elites:
-            raise ValueError(f"{self.particles} particles are not a multiple of the {self.network.elites} elites")
+        elites = 1 if self.model == "gaussian_process" else self.network.elites
+        if self.propagation != "mean" and self.particles % elites:
+            raise ValueError(f"{self.particles} particles are not a multiple of the {elites} elites")
+        if self.propagation == "moments" and self.particles < 2:
+            raise ValueError("moments are matched by at least 2 particles")
 
     def start(self, environment: Environment, seed: int) -> "PETSTraining":
         """Training from the beginning; see `LearnerSettings.start`."""
@@ -116,16 +126,8 @@ class PETSTraining:
         self.episodes = 0
         self._seed = seed
         self._task = environment.task.with_period(environment.period)
-        device = _device(settings.device)
-        network = replace(settings.network, probabilistic=settings.model == "ensemble")
         robot = self._task.robot
-        self.model = LearnedModel(
-            robot,
-            np.random.default_rng([seed, _MODEL]),
-            network,
-            Encoding.of(robot, untold=settings.untold),
-            device,
-        )
+        self.model = _model(settings, robot, np.random.default_rng([seed, _MODEL]))
         self.replay = Replay(robot, settings.capacity or None)
         self._rng = np.random.default_rng([seed, _FIT])
         bonus = None
@@ -285,6 +287,19 @@ class _Teller:
 
     def end(self, episode: Any) -> None:
         """The episode is over."""
+
+
+def _model(settings: PETS, robot: Robot, rng: np.random.Generator) -> LearnedModel:
+    """The model that the settings ask for, untrained."""
+    encoding, device = Encoding.of(robot, untold=settings.untold), _device(settings.device)
+    nominal = AnalyticNominal(robot, settings.nominal) if settings.nominal else None
+    regressor: Regressor
+    if settings.model == "gaussian_process":
+        regressor = GaussianProcess(encoding.inputs, encoding.outputs, rng, settings.process, device)
+    else:
+        network = replace(settings.network, probabilistic=settings.model == "ensemble")
+        regressor = Ensemble(encoding.inputs, encoding.outputs, rng, network, device)
+    return LearnedModel(robot, rng, encoding=encoding, regressor=regressor, nominal=nominal)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
