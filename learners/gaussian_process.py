@@ -31,7 +31,7 @@ from .ensemble import Fit, Look
 Kernel = Literal["squared_exponential", "matern52"]
 
 _CHUNK = 2048  # rows that predictions of many are cut into
-_LENGTHS = 1e-2, 1e3
+_LENGTHS = 1e-2, 1e5
 _SIGNALS = 1e-2, 1e2
 _NEXT_TO_NOTHING = 1e-24
 """Least squared distance, so that a square root has a slope there: 0, as the kernels have."""

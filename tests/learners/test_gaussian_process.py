@@ -172,9 +172,9 @@ def test_torch_differentiates_it():
 
     slopes = torch.func.vmap(torch.func.jacrev(mean))(x).numpy()
     for k in range(3):
-        step = 1e-5 * np.eye(3)[k]
+        step = 1e-4 * np.eye(3)[k]
         up, down = (process.predict(x.numpy() + s)[0][0] for s in (step, -step))
-        np.testing.assert_allclose(slopes[:, :, k], (up - down) / 2e-5, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(slopes[:, :, k], (up - down) / 2e-4, rtol=1e-4, atol=1e-4)  # of 100
     at_data = torch.as_tensor(waves(60)[0][:3])
     assert torch.func.vmap(torch.func.jacrev(mean))(at_data).isfinite().all()
     means, variances = process.posterior(x.float()[None])
