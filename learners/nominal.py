@@ -7,6 +7,7 @@ readings; what only marks a place, as a target does, need not.
 """
 
 import itertools
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -178,13 +179,15 @@ class _Physics:
         self.pool = mujoco.rollout.Rollout(nthread=threads if threads > 1 else 0)
         self.datas = [mujoco.MjData(model) for _ in range(threads)]
         self.begin = np.zeros(self.size)
+        self.lock = threading.Lock()  # rollouts are cut into pieces for threads, and this has its own
         self.begin[0] = 1.0  # the time [s], which MuJoCo, where a simulation diverges, sets to 0
 
     def after(self, y: np.ndarray, u: np.ndarray) -> np.ndarray:
         end = np.empty_like(y)
-        for rows in self._alike(y):
-            for part in np.array_split(rows, -(-len(rows) // _ROWS)):
-                end[part] = self._step(y[part], u[part])
+        with self.lock:
+            for rows in self._alike(y):
+                for part in np.array_split(rows, -(-len(rows) // _ROWS)):
+                    end[part] = self._step(y[part], u[part])
         return end
 
     def _alike(self, y: np.ndarray) -> Iterator[np.ndarray]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from concurrent.futures import ThreadPoolExecutor
 
 import mujoco
 import numpy as np
@@ -165,6 +166,16 @@ def test_where_it_diverges_it_says_nothing():
         found = AnalyticNominal(ROBOT, dynamics)(y, u)
         assert np.isfinite(found[0]).all()
         assert np.isnan(found[1]).all()
+
+
+@pytest.mark.parametrize("dynamics", ["casadi", "mujoco"])
+def test_threads_may_share_it(dynamics):
+    nominal, rng = AnalyticNominal(ROBOT, dynamics), np.random.default_rng(0)
+    parts = [(rng.standard_normal((300, 4)), rng.uniform(-1.0, 1.0, (300, 1))) for _ in range(16)]
+    alone = [nominal(*part) for part in parts]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda part: nominal(*part), parts))
+    np.testing.assert_array_equal(together, alone)
 
 
 def worn():
