@@ -6,9 +6,12 @@ parameters) and the clock are not learned: they are held, and advanced by the pe
 a step, an unknown task's reward for one, is predicted as it is, and not told.
 """
 
+import functools
+import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -96,10 +99,11 @@ class Encoding:
     def tell(self, y: Array, u: Array) -> Array:
         """What the model is told (..., inputs) of readings (..., ny) and controls (..., nu)."""
         xp = namespace(y)
-        if not self.angles and len(self.told) == self.ny:
-            return xp.concat([y, u], axis=-1)
-        turning = y[..., list(self.angles)]
-        return xp.concat([xp.sin(turning), xp.cos(turning), y[..., list(self.told)], u], axis=-1)
+        parts = [_take(y, self.told), u]
+        if self.angles:
+            turning = _take(y, self.angles)
+            parts = [xp.sin(turning), xp.cos(turning), *parts]
+        return xp.concat(parts, axis=-1)
 
     def changes(self, y: np.ndarray, y_next: np.ndarray) -> np.ndarray:
         """What it is to predict (..., outputs) where readings (..., ny) became `y_next`."""
@@ -114,10 +118,7 @@ class Encoding:
         if len(self.predicted) < self.ny:
             change = self._spread(change)
         if self.values or self.clocks:
-            xp = namespace(y)
-            kept, passed = self._held
-            if xp is not np:
-                kept, passed = (xp.asarray(row, dtype=y.dtype, device=y.device) for row in (kept, passed))
+            kept, passed = self._held if namespace(y) is np else _tensors(self, y.dtype, y.device)
             y = y * kept + passed
         y = y + change
         for start in self.quaternions:
@@ -144,7 +145,32 @@ class Encoding:
         # A zero after all predictions is what the other entries take: no assignment, through which torch.func can not.
         padded = xp.concat([change, xp.zeros_like(change[..., :1])], axis=-1)
         place = {k: i for i, k in enumerate(self.predicted)}
-        return padded[..., [place.get(k, self.outputs) for k in range(self.ny)]]
+        return _take(padded, tuple(place.get(k, self.outputs) for k in range(self.ny)))
+
+
+def _take(x: Array, entries: tuple[int, ...]) -> Array:
+    """Entries (..., k) of the last axis: a view where they follow one another."""
+    first = entries[0] if entries else 0
+    if entries == tuple(range(first, first + len(entries))):
+        return x[..., first : first + len(entries)]
+    if namespace(x) is np:
+        return x[..., list(entries)]
+    return x.index_select(-1, _index(entries, x.device))
+
+
+@functools.lru_cache(maxsize=64)
+def _index(entries: tuple[int, ...], device: Any) -> Array:
+    """The same as a tensor; kept, since a GPU's graphs hold no copies from the host."""
+    torch = importlib.import_module("torch")
+    return torch.tensor(entries, dtype=torch.int64, device=device)
+
+
+@functools.lru_cache(maxsize=64)
+def _tensors(encoding: Encoding, dtype: Any, device: Any) -> tuple[Array, Array]:
+    """`Encoding._held` as tensors, kept for the same reason."""
+    torch = importlib.import_module("torch")
+    kept, passed = (torch.as_tensor(row, dtype=dtype, device=device) for row in encoding._held)
+    return kept, passed
 
 
 def _of_kind(layout: Layout, kind: Callable[[Reading], bool]) -> set[int]:

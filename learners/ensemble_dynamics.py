@@ -16,8 +16,7 @@ Everything runs in float32 where the networks are, a task's terms included: only
 
 import functools
 import weakref
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import numpy as np
@@ -28,11 +27,13 @@ from ..controllers.compiled_cost import summed
 from ..robots.plugins import UnknownName
 from ..robots.task import Task
 from ..sim.branching import Branches
-from ..sim.interface import Rollout, State, available_cores, check_candidates
+from ..sim.interface import Rollout, State, check_candidates
 from ..sim.linearization import Linearization, Trajectories
+from .cuda_graph import Graph
 from .exploration import Bonus, information_gain
 from .learned_model import LearnedModel
 from .replay import Signature
+from .threads import in_threads
 
 Propagation = Literal["ts1", "tsinf", "moments", "mean"]
 
@@ -145,6 +146,8 @@ class EnsembleDynamics:
         self.particles = elites if propagation == "mean" else particles
         self.bonus = bonus
         self.tangent = model.encoding.ny
+        self._recorded: tuple[LearnedModel, int] | None = None
+        self._graphs: dict[tuple[int, ...], Graph[tuple[Tensor, Tensor]]] = {}
 
     # Sampled ----------------------------------------------------------------------------------------------------------
 
@@ -156,10 +159,13 @@ class EnsembleDynamics:
         """
         encoding, device = self.model.encoding, self.model.regressor.device
         candidates = check_candidates(controls, encoding.nu)
-        orders, noise = self._draw(candidates.shape[1], rng)
+        order, noise = self._draw(candidates.shape[1], rng)
         begin, u = _tensor(state.y, device), _tensor(candidates, device)
-        pieces = u.split(self._size(len(candidates)))
-        found = _in_threads(lambda piece: self._rolled(begin, piece, orders, noise), pieces)
+        if device.type == "cuda" and self.model.nominal is None:
+            found = [self._graph(u.shape, begin, u, order, noise)(begin, u, order, noise)]
+        else:
+            pieces = u.split(self._size(len(candidates)))
+            found = in_threads(lambda piece: self._rolled(begin, piece, order, noise), pieces)
         parts, gains = zip(*found)
         learned = torch.cat(gains) if self.bonus is not None and self.bonus.gains else None
         return LearnedRollout(np.asarray(state.y, float), list(parts), learned, self.bonus)
@@ -172,48 +178,57 @@ class EnsembleDynamics:
         return max(1, -(-candidates // parts))
 
     @torch.inference_mode()
-    def _rolled(
-        self, begin: Tensor, u: Tensor, orders: list[Tensor | None], noise: list[Tensor | None]
-    ) -> tuple[Tensor, Tensor]:
+    def _rolled(self, begin: Tensor, u: Tensor, order: Tensor | None, noise: Tensor | None) -> tuple[Tensor, Tensor]:
         """Readings (E, n, H, ny) under controls (n, H, nu), and their information gain (n,), if it is asked for."""
         members = self.model.regressor.elite_members()
         out = begin.new_empty(self.particles, *u.shape[:2], len(begin))
         y, gain = begin.expand(self.particles, len(u), -1), begin.new_zeros(len(u))
         for k in range(u.shape[1]):
             if self.bonus is not None and self.bonus.gains:
-                gain += self._gain(members, y.mean(dim=0), u[:, k])
-            out[:, :, k] = y = self._step(members, y, u[:, k], orders[k], noise[k])
+                gain = gain + self._gain(members, y.mean(dim=0), u[:, k])
+            drawn = (None if z is None else z[k] for z in (order, noise))
+            out[:, :, k] = y = self._step(members, y, u[:, k], *drawn)
         return out, gain
 
-    def _draw(self, horizon: int, rng: np.random.Generator) -> tuple[list[Tensor | None], list[Tensor | None]]:
-        """For each step the order (E,) in which particles are dealt to the elites, and normal numbers (E, 1, ...)."""
-        nothing: list[Tensor | None] = [None] * horizon
+    def _graph(self, shape: tuple[int, ...], *given: Tensor | None) -> Graph[tuple[Tensor, Tensor]]:
+        """`_rolled` for controls of this shape, recorded anew once the model has changed."""
+        about = self.model, self.model.regressor.version
+        if self._recorded != about:
+            self._recorded = about
+            self._graphs.clear()
+        if shape not in self._graphs:
+            self._graphs[shape] = Graph(self._rolled, given)
+        return self._graphs[shape]
+
+    def _draw(self, horizon: int, rng: np.random.Generator) -> tuple[Tensor | None, Tensor | None]:
+        """How particles are dealt or mixed at each step, (H, E) or (H, E, E), and their noise (H, E, 1, outputs)."""
         if self.propagation == "mean":
-            return nothing, nothing
+            return None, None
         device, outputs = self.model.regressor.device, self.model.encoding.outputs
-        normal: list[Tensor | None] = [*_tensor(rng.standard_normal((horizon, self.particles, 1, outputs)), device)]
+        normal = _tensor(rng.standard_normal((horizon, self.particles, 1, outputs)), device)
         if self.propagation == "tsinf":
-            return nothing, normal
+            return None, normal
         if self.propagation == "moments":
             mixing = rng.standard_normal((horizon, self.particles, self.particles)) / np.sqrt(self.particles - 1)
-            return [*_tensor(mixing, device)], normal
+            return _tensor(mixing, device), normal
         orders = rng.permuted(np.tile(np.arange(self.particles), (horizon, 1)), axis=1)
-        return [*torch.as_tensor(orders, device=device)], normal
+        return torch.as_tensor(orders, device=device), normal
 
     def _step(self, members: Members, y: Tensor, u: Tensor, order: Tensor | None, noise: Tensor | None) -> Tensor:
         """Readings (E, n, ny) after one step from `y` under controls (n, nu)."""
-        encoding, shuffled = self.model.encoding, self.propagation == "ts1"
+        encoding = self.model.encoding
+        dealt = order if self.propagation == "ts1" else None
         told = encoding.tell(y, u.expand(len(y), -1, -1))
-        if shuffled:
-            told = told[order]
+        if dealt is not None:
+            told = told[dealt]
         of_elites = told.reshape(len(self.model.regressor.elites), -1, encoding.inputs)
         mean, variance = (z.reshape(*y.shape[:2], -1) for z in members(of_elites))
         if noise is not None:
             mean = mean + variance.sqrt() * noise
-        if shuffled:
-            mean = mean[torch.argsort(order)]
+        if dealt is not None:
+            mean = mean[torch.argsort(dealt)]
         y = encoding.advance(self._nominal(y, u), mean)
-        if self.propagation == "moments":
+        if order is not None and self.propagation == "moments":
             # With Z normal, rows of Z (Y - mean) / sqrt(E - 1) have the covariance of Y's rows.
             centre = y.mean(dim=0)
             y = centre + torch.tensordot(order, y - centre, dims=1)
@@ -301,7 +316,7 @@ class EnsembleDynamics:
             wanted = u[k] + steps[:, None] * feedforward[k] + away @ feedback[k].T
             controls[:, k] = np.clip(wanted, *limits)
             states[:, k + 1] = self.model.expected(states[:, k], controls[:, k])
-        return Trajectories(states, states, controls, np.isfinite(states).all(axis=(1, 2)))
+        return Trajectories(states, states, controls, np.asarray(np.isfinite(states).all(axis=(1, 2))))
 
     # Branching --------------------------------------------------------------------------------------------------------
 
@@ -330,23 +345,6 @@ class EnsembleDynamics:
 
     def close(self) -> None:
         """Nothing is held."""
-
-
-def _in_threads(roll: Callable[[Tensor], tuple[Tensor, Tensor]], pieces: Sequence[Tensor]) -> list:
-    """What `roll` makes of each piece.
-
-    Threads of our own, where torch has but one: those of OpenMP wait spinning, which starves whatever else runs. What
-    is computed does not depend on them.
-    """
-    threads = min(len(pieces), available_cores())
-    if threads == 1 or pieces[0].is_cuda or torch.get_num_threads() > 1:
-        return [roll(piece) for piece in pieces]
-    return list(_threads(threads).map(roll, pieces))
-
-
-@functools.cache
-def _threads(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count, thread_name_prefix="ensemble")
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:

@@ -372,3 +372,18 @@ def test_information_gain_is_the_mutual_information_of_normal_numbers():
     variances = torch.full((2, 1, 2), 0.5)
     found = information_gain(means, variances, torch.zeros(2))
     np.testing.assert_allclose(found.numpy(), [0.5 * np.log(1 + 1.0 / 0.5)], rtol=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("propagation", ["ts1", "tsinf", "moments", "mean"])
+def test_graphs_on_a_gpu_predict_what_the_cpu_does(propagation, tmp_path):
+    model, _ = learned()
+    model.save(tmp_path / "model.safetensors")
+    there = LearnedModel.load(tmp_path / "model.safetensors", TASK.robot, "cuda")
+    controls = np.random.default_rng(0).uniform(-1, 1, (6, 8, 1))
+    for seed in range(3):  # the first is captured, the others replayed
+        one, other = (
+            EnsembleDynamics(TASK, m, propagation, 4).rollout(start(seed), controls, np.random.default_rng(seed)).y
+            for m in (model, there)
+        )
+        np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4)
