@@ -131,7 +131,7 @@ def construct(kind: Any, settings: Mapping[str, Any], where: str) -> Any:
     given, types_of = dict(settings), hints(kind)
     for f in dataclasses.fields(kind) if types_of else ():
         if f.name in given and dataclasses.is_dataclass(types_of[f.name]):
-            usual = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+            usual: Any = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
             inner = {g.name: getattr(usual, g.name) for g in dataclasses.fields(usual) if g.init}
             given[f.name] = construct(types_of[f.name], inner | given[f.name], f"{where}.{f.name}")
     try:

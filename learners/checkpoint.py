@@ -79,12 +79,17 @@ def restore_rng(rng: np.random.Generator, state: dict[str, Any]) -> None:
     """Puts the stream where `rng_state` found one.
 
     Raises:
-        ValueError: it is of another kind of generator.
+        ValueError: it is of another kind of generator, or no such state; the stream is where it was.
     """
-    ours = rng.bit_generator.state["bit_generator"]
-    if state.get("bit_generator") != ours:
-        raise ValueError(f"the random stream saved is of {state.get('bit_generator')}, this one of {ours}")
-    rng.bit_generator.state = state
+    before = rng.bit_generator.state
+    theirs, ours = state.get("bit_generator"), before["bit_generator"]
+    if theirs != ours:
+        raise ValueError(f"the random stream saved is of {theirs}, this one of {ours}")
+    try:
+        rng.bit_generator.state = state
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        rng.bit_generator.state = before
+        raise ValueError(f"the state saved is none of a random stream: {error!r}") from error
 
 
 def _split(state: Mapping[str, Any], prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:

@@ -30,17 +30,31 @@ from .replay import Replay, Signature, Transitions
 _KIND = "learned model"
 
 
+class Members(Protocol):
+    """E' models ready for predicting, each its own inputs (E', n, di); torch differentiates them."""
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and variances (E', n, do)."""
+        ...
+
+    def means(self, x: Tensor) -> Tensor:
+        """Means alone (E', n, do)."""
+        ...
+
+
 class Regressor(Protocol):
     """E models, each of which predicts a normal distribution of the outputs (do,) of inputs (di,).
 
     Attributes:
         kind: its name in checkpoints.
+        settings: a dataclass of what it was made with.
         inputs, outputs: di and do.
         elites: those of the E that predictions should use, best first.
         version: grows with whatever changes predictions.
     """
 
     kind: str
+    settings: Any
     inputs: int
     outputs: int
     elites: np.ndarray
@@ -51,8 +65,8 @@ class Regressor(Protocol):
         """Where it computes."""
         ...
 
-    def elite_members(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        """The elites: means and variances (E', n, do) of inputs (E', n, di), each its own; torch differentiates it."""
+    def elite_members(self) -> Members:
+        """The elites as they are now."""
         ...
 
     def predict(self, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -141,6 +155,20 @@ class LearnedModel:
         mean, _ = self.regressor.predict(self.encoding.tell(y, u))
         before = y if self.nominal is None else self.nominal(y, u)
         return self.encoding.advance(before, mean[self.regressor.elites].mean(axis=0))
+
+    def refuse_other(self, other: "LearnedModel", what: str) -> None:
+        """Raises a ValueError that says in what `other`, called `what`, was made unlike this model."""
+        self.signature.refuse_other(other.signature, what)
+        ours, theirs = self._made(), other._made()
+        for name, value in ours.items():
+            if theirs.get(name) != value:
+                raise ValueError(f"{what} is of another {name}: {theirs.get(name)}; expected: {value}")
+
+    def _made(self) -> dict[str, Any]:
+        """All by which models of a robot differ before they are trained, by name."""
+        nominal = None if self.nominal is None else self.nominal.to_json()
+        kinds = {"kind of model": self.regressor.kind, "nominal model": nominal}
+        return kinds | asdict(self.encoding) | asdict(self.regressor.settings)
 
     def state_dict(self) -> dict[str, Any]:
         """All that training depends on but the data and the rng, for `checkpoint.save`."""

@@ -32,7 +32,7 @@ from . import checkpoint
 from .encoding import Encoding
 from .ensemble import Ensemble, EnsembleSettings, Fit, Look
 from .ensemble_dynamics import EnsembleDynamics, Propagation
-from .exploration import InformationGain, Optimism
+from .exploration import Bonus, InformationGain, Optimism
 from .gaussian_process import GaussianProcess, GaussianProcessSettings
 from .interface import Environment, Progress, TrainingError, Watch
 from .learned_model import LearnedModel, Regressor
@@ -43,6 +43,12 @@ MODEL, REPLAY, STATE = "model.safetensors", "replay.npz", "state.json"
 """Files of a checkpoint."""
 
 Model = Literal["ensemble", "deterministic", "gaussian_process"]
+
+_TOLD = ("propagation", "particles")
+"""Settings that a checkpoint tells, by which plans are made on it."""
+
+_STATE = {"steps": int, "episodes": int, "rng": dict, "propagation": str, "particles": int}
+"""What `state.json` says, and of which type."""
 
 _MODEL, _FIT, _EPISODE = range(3)
 """Random streams that follow from the seed."""
@@ -61,7 +67,8 @@ class PETS:
         untold: readings, or entries of them, that the motion does not depend on and the model is not told.
         propagation: of particles along a plan: `ts1`, `tsinf`, `moments` or `mean`.
         particles: that each candidate is rolled out with; a multiple of the elites.
-        random_episodes: at first, under random controls.
+        random_episodes: at first, under random controls; 0 only with `data`.
+        data: what to learn from before the first episode: a replay store, `F.npz`, or a Minari data set, `minari:ID`.
         hold: decisions that a random control lasts.
         optimism: standard deviations of their cost across particles by which plans are made for less.
         information: reward for each nat that a plan would tell of the model.
@@ -80,6 +87,7 @@ class PETS:
     propagation: Propagation = "tsinf"
     particles: int = 5
     random_episodes: int = 1
+    data: str = ""
     hold: int = 2
     optimism: float = 0.0
     information: float = 0.0
@@ -90,7 +98,7 @@ class PETS:
         for name, kind, value in (("model", Model, self.model), ("propagation", Propagation, self.propagation)):
             if value not in get_args(kind):
                 raise UnknownName(name, value, get_args(kind))
-        for name, least in (("particles", 1), ("random_episodes", 1), ("hold", 1), ("capacity", 0)):
+        for name, least in (("particles", 1), ("random_episodes", not self.data), ("hold", 1), ("capacity", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         for name in ("optimism", "information"):
@@ -128,9 +136,9 @@ class PETSTraining:
         self._task = environment.task.with_period(environment.period)
         robot = self._task.robot
         self.model = _model(settings, robot, np.random.default_rng([seed, _MODEL]))
-        self.replay = Replay(robot, settings.capacity or None)
+        self.replay, self._refused = _data(settings.data, robot, settings.capacity or None)
         self._rng = np.random.default_rng([seed, _FIT])
-        bonus = None
+        bonus: Bonus | None = None
         if settings.optimism:
             bonus = Optimism(settings.optimism)
         elif settings.information:
@@ -140,6 +148,8 @@ class PETSTraining:
 
     def advance(self, watch: Watch) -> Progress:
         """An episode, at random or planned on the model so far, then a fit; see `Learner.advance`."""
+        if not self.episodes and len(self.replay):
+            self._fit(watch)
         episode = self._episode(watch)
         self.episodes += 1
         self.steps += len(episode)
@@ -169,8 +179,7 @@ class PETSTraining:
             "steps": self.steps,
             "episodes": self.episodes,
             "rng": checkpoint.rng_state(self._rng),
-            "propagation": self.settings.propagation,
-            "particles": self.settings.particles,
+            **{name: getattr(self.settings, name) for name in _TOLD},
         }
         with replacing(folder / STATE) as temporary:
             temporary.write_text(json.dumps(state), "utf-8")
@@ -179,11 +188,18 @@ class PETSTraining:
         """See `Learner.restore`."""
         state = read_state(folder)
         model = LearnedModel.load(folder / MODEL, self._task.robot, self.settings.device)
+        self.model.refuse_other(model, str(folder / MODEL))
         replay = Replay.load(folder / REPLAY, self._task.robot)
-        checkpoint.restore_rng(self._rng, state["rng"])
-        self.model, self.replay = model, replay
+        ours = {"capacity": self.replay.capacity, **{name: getattr(self.settings, name) for name in _TOLD}}
+        theirs = {"capacity": replay.capacity, **state}
+        for name, value in ours.items():
+            if theirs[name] != value:
+                raise ValueError(f"{folder} is of another {name}: {theirs[name]}; expected: {value}")
+        rng = np.random.default_rng(0)
+        checkpoint.restore_rng(rng, state["rng"])
+        self.model, self.replay, self._rng = model, replay, rng
         self._explored.model = model
-        self.steps, self.episodes = int(state["steps"]), int(state["episodes"])
+        self.steps, self.episodes = state["steps"], state["episodes"]
 
     def close(self) -> None:
         """Closes the plant."""
@@ -229,7 +245,7 @@ class PETSTraining:
             "length": float(len(episode)),
             "failed": float(episode.status == "failed"),
             "rows": float(len(self.replay)),
-            "rejected": float(rejected),
+            "rejected": float(rejected + (self._refused if self.episodes == 1 else 0)),
             "plan_ms": float(np.median(episode.plan_ms)) if len(episode.plan_ms) else np.nan,
             "model/holdout": float(np.mean(np.sort(fit.holdout)[: len(self.model.regressor.elites)])),
             "model/training": float(np.mean(fit.looks[-1].training)) if fit.looks else np.nan,
@@ -302,6 +318,31 @@ def _model(settings: PETS, robot: Robot, rng: np.random.Generator) -> LearnedMod
     return LearnedModel(robot, rng, encoding=encoding, regressor=regressor, nominal=nominal)
 
 
+def _data(source: str, robot: Robot, capacity: int | None) -> tuple[Replay, int]:
+    """A replay store with what lies at `source`, if that is not empty, and how many steps were refused.
+
+    Raises:
+        ValueError: there is nothing of the kind, or it is another robot's.
+    """
+    if not source:
+        return Replay(robot, capacity), 0
+    kind, _, name = source.partition(":")
+    if kind == "minari":
+        from .minari_data import import_minari
+
+        store, rejections = import_minari(name, robot, capacity=capacity)
+        return store, len(rejections)
+    try:
+        found = Replay.load(source, robot)
+    except OSError as error:
+        raise ValueError(f"can not read data {source!r}: {error.strerror or error}") from error
+    store = Replay(robot, capacity)
+    for rows in found.segments():
+        store.end()
+        store.extend(rows.y, rows.u, rows.y_next, rows.reward, rows.terminated, rows.truncated)
+    return store, 0
+
+
 def read_state(folder: Path) -> dict[str, Any]:
     """What a checkpoint's `state.json` says.
 
@@ -312,9 +353,11 @@ def read_state(folder: Path) -> dict[str, Any]:
     path = folder / STATE
     try:
         state = json.loads(path.read_text("utf-8"))
-        state["steps"], state["episodes"], state["rng"], state["propagation"], state["particles"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no state of PETS, or not the whole of one") from error
+        whole = all(type(state[name]) is kind for name, kind in _STATE.items())
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{path} is no state of PETS, or not the whole of one")
     return state
 
 

@@ -239,7 +239,7 @@ class Replay:
         last = np.arange(steps) == steps - 1
         terminated = last & (episode.status == "terminated") & (steps * repeat == len(episode))
         y = episode.y[: steps * repeat + 1 : repeat]
-        u = episode.u[: steps * repeat].reshape(steps, repeat, -1).mean(axis=1)
+        u = episode.u[: steps * repeat].reshape(steps, repeat, episode.u.shape[1]).mean(axis=1)
         reward = episode.reward[: steps * repeat].reshape(steps, repeat).sum(axis=1)
         self.end()
         return self.extend(y[:-1], u, y[1:], reward, terminated, last & ~terminated)
