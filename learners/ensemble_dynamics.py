@@ -16,7 +16,6 @@ Everything runs in float32 where the networks are, a task's terms included: only
 
 import functools
 import weakref
-from collections.abc import Callable
 from typing import Literal, get_args
 
 import numpy as np
@@ -31,14 +30,11 @@ from ..sim.interface import Rollout, State, check_candidates
 from ..sim.linearization import Linearization, Trajectories
 from .cuda_graph import Graph
 from .exploration import Bonus, information_gain
-from .learned_model import LearnedModel
+from .learned_model import LearnedModel, Members
 from .replay import Signature
 from .threads import in_threads
 
 Propagation = Literal["ts1", "tsinf", "moments", "mean"]
-
-Members = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Means and variances (E', n, outputs) that E' members predict of inputs (E', n, inputs)."""
 
 _ROWS = 4096
 """Most particles of a part on a CPU: few enough for the layers' outputs to stay in the cache."""
@@ -222,8 +218,10 @@ class EnsembleDynamics:
         if dealt is not None:
             told = told[dealt]
         of_elites = told.reshape(len(self.model.regressor.elites), -1, encoding.inputs)
-        mean, variance = (z.reshape(*y.shape[:2], -1) for z in members(of_elites))
-        if noise is not None:
+        if noise is None:
+            mean = members.means(of_elites).reshape(*y.shape[:2], -1)
+        else:
+            mean, variance = (z.reshape(*y.shape[:2], -1) for z in members(of_elites))
             mean = mean + variance.sqrt() * noise
         if dealt is not None:
             mean = mean[torch.argsort(dealt)]
@@ -285,7 +283,7 @@ class EnsembleDynamics:
 
         def predicted(y: Tensor, u: Tensor, base: Tensor) -> Tensor:
             told = encoding.tell(y[None], u[None]).expand(elites, 1, -1)
-            return encoding.advance(base[None], members(told)[0].mean(dim=0))[0]
+            return encoding.advance(base[None], members.means(told).mean(dim=0))[0]
 
         points = [_tensor(z, device) for z in (x[:-1], u, before)]
         by = torch.func.vmap(torch.func.jacrev(predicted, argnums=(0, 1, 2)))(*points)

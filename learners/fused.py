@@ -41,6 +41,18 @@ class FusedMembers:
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Means and variances."""
+        h = self._through(x)
+        if self.least is None or self.span is None:
+            return h, torch.zeros_like(h)
+        mean, above = h.chunk(2, dim=-1)
+        return mean, self.least + self.span * torch.sigmoid(above)
+
+    def means(self, x: Tensor) -> Tensor:
+        """Means alone."""
+        h = self._through(x)
+        return h if self.least is None else h.chunk(2, dim=-1)[0]
+
+    def _through(self, x: Tensor) -> Tensor:
         f, last = ACTIVATIONS[self.activation], len(self.weights) - 1
         # Layers are overwritten where nobody will differentiate through them.
         inplace = torch.is_inference_mode_enabled() and self.activation == "silu"
@@ -49,7 +61,4 @@ class FusedMembers:
             h = torch.baddbmm(bias, h, weight)
             if k < last:
                 h = nn.functional.silu(h, inplace=True) if inplace else f(h)
-        if self.least is None or self.span is None:
-            return h, torch.zeros_like(h)
-        mean, above = h.chunk(2, dim=-1)
-        return mean, self.least + self.span * torch.sigmoid(above)
+        return h
