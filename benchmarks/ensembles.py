@@ -6,9 +6,8 @@
 5 networks of 4 x 200 SiLU units, with learned bounds of their variances; 5000 random steps of a cheetah (21 readings, 6
 controls), of which both hold out the same tenth; batches of 256, Adam with weight decay. mbrl-lib runs on the CPU in an
 environment of its own, in a process that answers requests; both are measured in turn in one run, on as many cores. On
-one, both are bound to it, and what counts is the time that the processor spends on them. On more, both train on as many
-threads of torch's, and mbrl-lib plans on them; we plan on as many of our own with one of torch's each, which is what
-the command line sets.
+one, both are bound to it, and what counts is the time that the processor spends on them. On more, mbrl-lib has as many
+threads of torch's, and we as many of our own with one of torch's each, which is what the command line sets.
 
 An epoch is one pass of all members over as many rows as there are to train on, 18 gradient steps, each member's rows
 its own resampling; then one look at the rows held out by all members (ours: likelihood, mbrl-lib: squared error), and a
@@ -68,7 +67,7 @@ class Ours:
 
     def train(self, cores: int, epochs: int) -> list[float]:
         """Seconds of each epoch, the first left out: between two looks."""
-        torch.set_num_threads(cores)
+        torch.set_num_threads(1)
         clock = _clock(cores)
         rng, ended = np.random.default_rng(0), []
         model = LearnedModel(TASK.robot, rng, replace(SETTINGS, epochs=epochs + 1))

@@ -1,12 +1,13 @@
 """Ensembles against distributions, single networks, and data whose law is known."""
 
 import json
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from trimtab.learners import checkpoint
+from trimtab.learners import backward, checkpoint, threads
 from trimtab.learners.backward import Backward
 from trimtab.learners.calibration import calibration, percentiles
 from trimtab.learners.ensemble import Ensemble, EnsembleSettings, Members
@@ -27,6 +28,14 @@ def fitted(settings, seed=0, n=400):
     x, t, _ = wavy(n, rng)
     ensemble = Ensemble(1, 2, rng, settings)
     return ensemble, ensemble.fit(x, t, rng), rng
+
+
+def fitted_to(x, t, settings):
+    """An ensemble of the first seed, after one fit."""
+    rng = np.random.default_rng(0)
+    ensemble = Ensemble(x.shape[1], t.shape[1], rng, settings)
+    ensemble.fit(x, t, rng)
+    return ensemble
 
 
 def test_likelihood_is_that_of_torch():
@@ -70,8 +79,8 @@ def test_members_train_as_they_would_alone(monkeypatch):
     alone = [single(ensemble.members.network, e) for e in range(3)]
     heads = [GaussianHead(1, 2) for _ in range(3)]
     seen = []
-    backward = Backward.__call__
-    monkeypatch.setattr(Backward, "__call__", lambda own, x, t: (seen.append((x, t)), backward(own, x, t))[1])
+    call = Backward.__call__
+    monkeypatch.setattr(Backward, "__call__", lambda own, x, t: (seen.append((x, t)), call(own, x, t))[1])
     for _ in range(3):
         ensemble._pass(*ensemble._normalised(x, t), [np.arange(256)] * 3, 256, 4, rng)
     assert len(seen) == 12
@@ -92,22 +101,64 @@ def test_members_train_as_they_would_alone(monkeypatch):
 
 @pytest.mark.parametrize("activation", ["silu", "relu", "tanh"])
 @pytest.mark.parametrize("probabilistic", [True, False])
-def test_losses_and_gradients_are_those_of_autograd(activation, probabilistic):
+@pytest.mark.parametrize("worth", [0, 10**9])
+def test_losses_and_gradients_are_those_of_autograd(activation, probabilistic, worth, monkeypatch):
+    monkeypatch.setattr(backward, "_WORTH", worth)
     settings = EnsembleSettings(
         members=3, elites=3, hidden=(32, 48, 16), activation=activation, probabilistic=probabilistic
     )
     members = Members(7, 5, settings, np.random.default_rng(0)).double()
     if probabilistic:
         torch.nn.init.uniform_(members.head.lower, -4.0, -2.0)  # where both bounds bear on the variance
-    backward = Backward(members, 0.1, 50)
+    gradients = Backward(members, 0.1, 50)
+    assert len(gradients._parts) == (2 if worth == 0 else 1)
     generator = torch.Generator().manual_seed(0)
     for n in (50, 1, 49):
         x, t = (torch.randn(3, n, size, generator=generator, dtype=torch.double) for size in (7, 5))
         loss = members.losses(x, t)
         expected = torch.autograd.grad((loss + 0.1 * members.spread_of_bounds()).sum(), [*members.parameters()])
-        torch.testing.assert_close(backward(x, t), loss.detach(), rtol=1e-6, atol=0)
+        torch.testing.assert_close(gradients(x, t), loss.detach(), rtol=1e-6, atol=0)
         for p, gradient in zip(members.parameters(), expected):
             torch.testing.assert_close(p.grad, gradient, rtol=1e-6, atol=1e-9)
+
+
+@pytest.fixture
+def torch_threads():
+    """Sets how many threads torch has, for the length of a test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_threads_do_not_change_what_is_learned(monkeypatch, torch_threads):
+    settings = EnsembleSettings(batch=250, epochs=1, updates=1)  # large enough to be divided as it is
+    x, t, _ = wavy(600, np.random.default_rng(0))
+    learned, ran = [], set()
+    call = backward._Part.__call__
+
+    def noting(*args):
+        ran.add(threading.get_ident())
+        return call(*args)
+
+    monkeypatch.setattr(backward._Part, "__call__", noting)
+    torch_threads(1)
+    for cores in (1, 2):
+        monkeypatch.setattr(threads, "available_cores", lambda cores=cores: cores)
+        ran.clear()
+        ensemble = fitted_to(x, t, settings)
+        learned.append(ensemble.members.state_dict())
+        assert (ran == {threading.get_ident()}) == (cores == 1)
+    for name, value in learned[0].items():
+        assert torch.equal(value, learned[1][name]), name
+
+
+def test_jobs_in_threads_keep_their_order_and_tell_what_went_wrong(monkeypatch, torch_threads):
+    torch_threads(1)
+    monkeypatch.setattr(threads, "available_cores", lambda: 2)
+    assert threads.in_threads(lambda k: 1.0 / k, [1, 2, 4]) == [1.0, 0.5, 0.25]
+    with pytest.raises(ZeroDivisionError):
+        threads.in_threads(lambda k: 1.0 / k, [1, 0, 4])
+    assert threads.in_threads(lambda k: 1.0 / k, []) == []
 
 
 def test_variances_stay_within_their_bounds():
