@@ -1,7 +1,7 @@
 """The model-based homework of a Berkeley course (CS285, homework 4), with the learner `pets`.
 
     python benchmarks/course.py                                    # days on two cores; goes on where it stopped
-    python benchmarks/course.py cheetah --seeds 0 --steps 7500     # of which 5000 are random
+    python benchmarks/course.py cheetah --seeds 0 --steps 2500     # after 5000 random ones
 
 Three networks of 2 x 250 units without variances, costs averaged over the three, random data first, then episodes under
 random shooting or CEM on what has been learned; rewards are known, dynamics are learned. The tasks are the course's,
@@ -29,13 +29,15 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from trimtab.controllers import run
 from trimtab.controllers.cem import CEM
 from trimtab.controllers.random_shooting import RandomShooting
 from trimtab.controllers.sampling import SamplingPlanner
 from trimtab.learners.ensemble import EnsembleSettings
 from trimtab.learners.interface import Environment
 from trimtab.learners.logs import read
-from trimtab.learners.pets import PETS
+from trimtab.learners.pets import PETS, RandomControls
+from trimtab.learners.replay import Replay
 from trimtab.learners.run_folder import About, RunFolder, Saved
 from trimtab.learners.training import Piece, train
 from trimtab.robots.arrays import Array, entry, indicator, norm
@@ -46,6 +48,9 @@ from trimtab.robots.task import Robot, Start, Task, Term
 from trimtab.sim.interface import Simulator, State
 
 ASSETS = Path(gymnasium.__file__).parent / "envs/mujoco/assets"
+RANDOM = 5000
+"""Least steps at random, before the first plan."""
+
 LAST = 5
 """Episodes at the end of a run that the return reported is the mean of."""
 
@@ -217,8 +222,8 @@ class Experiment:
         task: makes it.
         planner: searches.
         asked: what the homework says of the return.
-        random: episodes at random, about 5000 steps.
-        steps: in all, as many as the course gathers.
+        steps: planned, as many as the course gathers.
+        epochs: most passes over the data after an episode.
         untold: see `PETS`.
         plant: see `Place`.
     """
@@ -226,8 +231,8 @@ class Experiment:
     task: Callable[[], Task]
     planner: SamplingPlanner
     asked: str
-    random: int
     steps: int
+    epochs: int
     untold: tuple[str, ...] = ()
     plant: Callable[[Task], Simulator] | None = None
 
@@ -244,10 +249,10 @@ CROSS_ENTROPY = CEM(
     horizon=15, samples=1000, iterations=4, knots=15, spline="zero", replan=1, elites=0.005, momentum=0.0, noise=1.0
 )
 EXPERIMENTS = {
-    "cheetah": Experiment(cheetah, shooting(15), "250 to 350", 10, 75_000, ("places[0]",)),
-    "cheetah-cem": Experiment(cheetah, CROSS_ENTROPY, "800", 10, 25_000, ("places[0]",)),
-    "reacher": Experiment(reacher, shooting(10), "-300 to -250", 25, 75_000),
-    "obstacles": Experiment(obstacles, shooting(10), "-70 to -50 at first, then -25 to -20", 50, 16_000, (), Point),
+    "cheetah": Experiment(cheetah, shooting(15), "250 to 350", 70_000, 30, ("places[0]",)),
+    "cheetah-cem": Experiment(cheetah, CROSS_ENTROPY, "800", 20_000, 30, ("places[0]",)),
+    "reacher": Experiment(reacher, shooting(10), "-300 to -250", 70_000, 15),
+    "obstacles": Experiment(obstacles, shooting(10), "-70 to -50 at first, then -25 to -20", 11_000, 5, (), Point),
 }
 
 
@@ -256,7 +261,6 @@ class Teller:
     """Prints a line for each episode."""
 
     name: str
-    random: int
     console: Console = field(default_factory=lambda: Console(width=120))
 
     def start(self, saved: Saved, steps: int) -> None:
@@ -272,47 +276,56 @@ class Teller:
     def piece(self, piece: Piece) -> None:
         """Prints the episode's return."""
         row = piece.row
-        kind = "random" if row["piece"] <= self.random else f"{row['plan_ms']:.0f} ms a plan"
         self.console.print(
-            f"{self.name} episode {row['piece']:.0f}: return {row['return']:.1f}, {row['length']:.0f} steps ({kind}), "
-            f"hold-out loss {row['model/holdout']:.3g}, {row['wall_s']:.0f} s"
+            f"{self.name}, episode {row['piece']:.0f}: return {row['return']:.1f}, {row['length']:.0f} steps, "
+            f"{row['plan_ms']:.0f} ms a plan, hold-out loss {row['model/holdout']:.3g}, {row['wall_s']:.0f} s"
         )
 
     def end(self) -> None:
         """Nothing."""
 
 
+def at_random(place: Place, path: Path, seed: int) -> np.ndarray:
+    """Returns of the episodes under random controls, whose steps are in `path` afterwards."""
+    if not path.exists():
+        store, plant, controller = Replay(place.task.robot), place.make(), RandomControls(place.task, 1)
+        rng = np.random.default_rng(seed)
+        while len(store) < RANDOM:
+            store.add_episode(run(plant, controller, task=place.task, seed=int(rng.integers(2**32))))
+        plant.close()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        store.save(path)
+    return np.array([rows.reward.sum() for rows in Replay.load(path, place.task.robot).segments()])
+
+
 def returns(name: str, seed: int, args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     """Returns of the random episodes and of the planned ones; runs what has not been run yet."""
     experiment = EXPERIMENTS[name]
-    task, planner = experiment.task(), experiment.planner
+    task, planner, steps = experiment.task(), experiment.planner, args.steps or experiment.steps
     if args.samples:
         planner = replace(planner, samples=args.samples)
-    network = EnsembleSettings(members=3, elites=3, hidden=(250, 250), batch=512, epochs=100)
+    place = Place(task, "mujoco", task.robot.dt, task.duration, planner, plant=experiment.plant)
+    data = args.out / f"{task.name}-{seed}.npz"
+    random = at_random(place, data, seed)
     settings = PETS(
         model="deterministic",
-        network=network,
+        network=EnsembleSettings(members=3, elites=3, hidden=(250, 250), batch=512, epochs=experiment.epochs),
         untold=experiment.untold,
         propagation="mean",
-        random_episodes=experiment.random,
-        hold=1,
+        random_episodes=0,
+        data=str(data),
     )
     path = args.out / f"{name}-{planner.samples}-{seed}"
-    place = Place(task, "mujoco", task.robot.dt, task.duration, planner, plant=experiment.plant)
-    steps = args.steps or experiment.steps
     about = About(name, task.name, "pets", seed, task.robot.dt, steps)
     folder = RunFolder(path) if path.exists() else RunFolder.create(path, about, f"# {planner}\n# {settings}\n")
     learner = settings.start(place, seed)
     try:
-        teller = Teller(f"{name}, seed {seed}", experiment.random)
-        outcome = train(learner, folder, steps=steps, observers=[teller])
+        outcome = train(learner, folder, steps=steps, observers=[Teller(f"{name}, seed {seed}")])
     finally:
         learner.close()
     if outcome.status != "done":
         raise SystemExit(outcome.trace or outcome.reason)
-    rows = read(folder.metrics)
-    values = np.array([row["return"] for row in rows])
-    return values[: experiment.random], values[experiment.random :]
+    return random, np.array([row["return"] for row in read(folder.metrics)])
 
 
 def main() -> None:
@@ -320,7 +333,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiments", nargs="*", help=f"of {', '.join(EXPERIMENTS)}; all by default")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, help="in all, random ones counted, in place of the course's number")
+    parser.add_argument("--steps", type=int, help="planned, in place of the course's number")
     parser.add_argument("--samples", type=int, help="candidates of an iteration, in place of 1000")
     parser.add_argument("--out", type=Path, default=Path("runs/course"), help="where runs are kept")
     args = parser.parse_args()
