@@ -328,9 +328,9 @@ def _handed_over(planner: str, settings: Mapping[str, Any]) -> tuple[Any, dict[s
 
 
 def _trained(dynamics: str) -> Trained | None:
-    """What dynamics such as `ensemble:DIR` say of their training; None for others."""
-    name, colon, argument = dynamics.partition(":")
-    if not colon:
+    """What dynamics such as `ensemble:DIR` say of their training; None for others, and where DIR is missing."""
+    name, _, argument = dynamics.partition(":")
+    if not argument:
         return None
     about = getattr(plugins.find("dynamics", name), "trained", None)
     if about is None:

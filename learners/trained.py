@@ -28,6 +28,8 @@ class TrainedEnsemble:
             OSError: a file can not be read.
         """
         run, checkpoint = self._run(folder)
+        if not checkpoint.is_dir():
+            raise ValueError(f"{folder!r} has no checkpoint yet")
         if not (checkpoint / pets.MODEL).is_file():
             raise ValueError(f"{folder!r} holds no learned model: {run.about.learner} has no {pets.MODEL} there")
         state = pets.read_state(checkpoint)
