@@ -67,13 +67,16 @@ class Block:
 
 
 class BlockDynamics:
-    dt = DT
+    """Predicts steps of `stride` of the plant's."""
+
+    def __init__(self, stride=1):
+        self.stride, self.dt = stride, stride * DT
 
     def advance(self, state, controls):
         y = state.y
-        for u in controls:
+        for u in np.repeat(controls, self.stride, axis=0):
             y = push(y, float(u[0]))
-        return State(state.time + len(controls) * DT, y, y)
+        return State(state.time + len(controls) * self.dt, y, y)
 
 
 class Script:
@@ -91,12 +94,15 @@ class Script:
 
 
 class Ahead:
-    """A planning controller. `rule(n, state)` is the n-th plan's controls (H,); it may raise or block."""
+    """A planning controller. `rule(n, state)` is the n-th plan's controls (H,); it may raise or block.
 
-    def __init__(self, rule, replan=1):
+    Its controls last `stride` steps of the plant each, and `replan` counts these.
+    """
+
+    def __init__(self, rule, replan=1, stride=1):
         self.rule = rule
         self.planner = SimpleNamespace(horizon=8, replan=replan)
-        self.dynamics = BlockDynamics()
+        self.dynamics = BlockDynamics(stride)
         self.reset(0)
 
     def reset(self, seed):
@@ -107,7 +113,7 @@ class Ahead:
         n = len(self.origins)
         self.origins.append(state)
         controls = np.asarray(self.rule(n, state), dtype=float)[:, None]
-        self.latest = plan = Plan(state.time, DT, controls, cost=float(n))
+        self.latest = plan = Plan(state.time, self.dynamics.dt, controls, cost=float(n))
         return plan
 
     def control(self, state):

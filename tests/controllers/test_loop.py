@@ -162,6 +162,50 @@ def test_latency_is_compensated_by_prediction(block):
             np.testing.assert_array_equal(origin.y, e.y[step])
 
 
+@pytest.mark.parametrize(("stride", "replan"), [(2, 1), (2, 3), (3, 2)])
+def test_controls_of_a_coarser_plan_are_held(block, stride, replan):
+    # Each plan's controls tell its number and the entry: 0.1 n + 0.01 j, each for `stride` steps of the loop.
+    controller = block.Ahead(lambda n, s: 0.1 * n + 0.01 * np.arange(8), replan, stride)
+    e = run(block.Plant(), controller, task=block.task)
+    number, within = np.divmod(np.arange(16), replan * stride)
+    np.testing.assert_allclose(e.u[:, 0], 0.1 * number + 0.01 * (within // stride), atol=1e-12)
+    np.testing.assert_array_equal(e.plan_time, np.arange(0, 16, replan * stride) * block.dt)
+    np.testing.assert_array_equal(e.plan_age, within * block.dt)
+
+
+@pytest.mark.parametrize(
+    ("k", "replan", "stride", "lead", "period"), [(1, 1, 2, 2, 2), (3, 1, 2, 4, 4), (2, 2, 2, 2, 4), (4, 1, 3, 6, 6)]
+)
+def test_latency_of_coarser_plans_is_rounded_up_to_their_grid(block, k, replan, stride, lead, period):
+    """Planning takes k steps: a plan is in force `lead` steps after its state, and the next begins after `period`."""
+    controller = block.Ahead(lambda n, s: 0.1 * n + 0.01 * np.arange(8), replan, stride)
+    e = run(block.Plant(), controller, task=block.task, latency=k * block.dt, compensate=False)
+    assert [s.time for s in controller.origins] == [i * block.dt for i in range(0, 16, period)]
+    step = np.arange(lead, 16)
+    number = (step - lead) // period
+    np.testing.assert_allclose(e.u[lead:, 0], 0.1 * number + 0.01 * ((step - number * period) // stride), atol=1e-12)
+    np.testing.assert_array_equal(e.u[:lead], 0)
+    np.testing.assert_allclose(e.plan_age[lead:], (step - number * period) * block.dt)
+
+
+@pytest.mark.parametrize(("k", "stride"), [(1, 2), (2, 2), (3, 2), (4, 3)])
+def test_latency_of_coarser_plans_is_compensated_by_prediction(block, k, stride):
+    # A different control for every entry: the prediction must hold each as long as the loop will.
+    def rule(n, state):
+        return np.clip(0.3 - state.y[0] - 0.5 * state.y[1], -0.9, 0.9) + 0.0625 * np.arange(8) - 0.25
+
+    controller = block.Ahead(rule, 1, stride)
+    e = run(block.Plant(), controller, task=block.task, latency=k * block.dt)
+    lead = -(-k // stride) * stride
+    assert len(controller.origins) == len(range(0, 16, lead))
+    assert len(np.unique(e.u)) > 3
+    for n, origin in enumerate(controller.origins):
+        step = lead * (n + 1)
+        assert origin.time == e.plan_time[n] == step * block.dt
+        if step <= 16:
+            np.testing.assert_array_equal(origin.y, e.y[step])
+
+
 def test_a_prediction_that_diverges_is_done_without(block):
     class Diverging(block.Dynamics):
         def advance(self, state, controls):

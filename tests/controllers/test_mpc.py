@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from trimtab.controllers.interface import Controller, PlanningController
 from trimtab.controllers.mpc import MPC
-from trimtab.controllers.plan import Plan
+from trimtab.controllers.plan import Feedback, Plan
 from trimtab.controllers.predictive_sampling import PredictiveSampling
 from trimtab.robots.layout import Reading
 from trimtab.robots.task import Robot, Start, Task, Term
@@ -156,3 +156,80 @@ def test_periods_must_agree():
     dynamics.dt = 0.05
     with pytest.raises(ValueError, match=r"step by 0.05 s, but mass-go is controlled every 0.1 s"):
         MPC(Counting(), dynamics, TASK)
+
+
+# Between the grid points of a plan ----------------------------------------------------------------------------------
+
+
+class Turning:
+    """A model whose only state is an angle."""
+
+    reads_only = False
+
+    def coordinates(self, state):
+        return np.array(state.y if state.x is None else state.x)
+
+    def displace(self, x, dx):
+        return x + dx
+
+    def difference(self, x, other):
+        return np.remainder(x - other + np.pi, 2.0 * np.pi) - np.pi
+
+
+class Knowing(Turning):
+    reads_only = True
+
+
+def fed_back(model, x, u, gain):
+    limits = np.array([[-1.0], [1.0]])
+    gains = np.full((len(u), 1, 1), gain)
+    return Plan(
+        0.0,
+        DT,
+        np.array(u)[:, None],
+        feedback=Feedback(np.array(x)[:, None], np.array(u)[:, None], gains, model, limits),
+    )
+
+
+def full(t, x):
+    return State(t, np.array([np.nan]), np.array([x]))
+
+
+def test_feedback_follows_the_reference_between_grid_points():
+    """On y' = y + dt u the reference moves evenly: on it the control is the plan's, off it K times how far."""
+    u = np.array([0.5, -0.25, 0.0])
+    x = np.concatenate([[0.2], 0.2 + DT * u.cumsum()])
+    plan = fed_back(Turning(), x, u, -2.0)
+    for t in np.arange(0.0, 0.3, 0.025):
+        k = int(t / DT + 1e-6)
+        on = x[k] + u[k] * (t - k * DT)
+        assert plan.control(t, full(t, on))[0] == pytest.approx(u[k], abs=1e-12)
+        assert plan.control(t, full(t, on + 0.1))[0] == pytest.approx(u[k] - 0.2, abs=1e-12)
+    assert plan.control(0.05, full(0.05, 9.0))[0] == plan.control(0.15, full(0.15, 0.21 - 2.0))[0] * -1.0 == -1.0
+
+
+def test_feedback_on_a_finer_grid_than_the_plan_converges_as_computed():
+    """A deviation e becomes (1 + dt K) e in every step of the loop, whatever the plan does meanwhile."""
+    u, fine = np.array([0.5, -0.25, 0.1, 0.3]), DT / 4
+    x = np.concatenate([[0.0], DT * u.cumsum()])
+    plan = fed_back(Turning(), x, u, -2.0)
+    y, off = 0.08, []
+    for k in range(16):
+        t = k * fine
+        off.append(y - np.interp(t, DT * np.arange(5), x))
+        y += fine * plan.control(t, full(t, y))[0]
+    np.testing.assert_allclose(off, 0.08 * (1.0 - 2.0 * fine) ** np.arange(16), atol=1e-12)
+
+
+def test_feedback_between_grid_points_goes_the_shorter_way_round():
+    plan = fed_back(Turning(), [np.pi - 0.1, 0.1 - np.pi], [0.25], -1.0)
+    assert plan.control(DT / 2, full(DT / 2, np.pi))[0] == pytest.approx(0.25)
+    assert plan.control(DT / 2, full(DT / 2, 0.05 - np.pi))[0] == pytest.approx(0.2)
+
+
+def test_feedback_needs_a_state_that_its_model_knows():
+    for model, expected in ((Turning(), 0.25), (Knowing(), 0.15)):
+        plan = fed_back(model, [0.0, 0.0], [0.25], -1.0)
+        assert plan.control(0.0, State(0.0, np.array([0.1])))[0] == pytest.approx(expected)
+        assert plan.control(0.0)[0] == 0.25
+        assert plan.control(DT, State(DT, np.array([0.1])))[0] == 0.25  # beyond its end

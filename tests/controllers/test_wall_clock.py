@@ -168,12 +168,12 @@ class Cockpit:
     The n-th planning (0 and 1 precede the start) reports that it began, and ends when it is let go.
     """
 
-    def __init__(self, block, horizon=8, replan=1, compensate=True, rule=None, **safety):
+    def __init__(self, block, horizon=8, replan=1, compensate=True, rule=None, stride=1, **safety):
         self.block = block
         self.clock = block.Clock()
         self.began, self.go = threading.Semaphore(0), threading.Semaphore(2)
         self.state = block.Plant().reset(0)
-        self.controller = block.Ahead(self._rule, replan)
+        self.controller = block.Ahead(self._rule, replan, stride)
         self.horizon, self.rule = horizon, rule
         limits = block.robot.control_limits
         self.log = PlanLog(100)
@@ -309,6 +309,48 @@ def test_states_are_predicted_by_the_median_planning_time(block, cockpit):
     for origin in origins:
         np.testing.assert_array_equal(origin.y, states[round(origin.time / block.dt)].y)
     assert c.pilot.deadline_misses == 0
+
+
+def test_coarser_plans_begin_and_take_effect_on_their_grid(block, cockpit):
+    # Controls last 2 steps. Plannings take 0.75 periods, which their grid makes 2 as soon as the median says so.
+    def rule(n, state):
+        return np.clip(0.4 - state.y[0] - 0.05 * n, -0.5, 0.5) + 0.0625 * np.arange(8)
+
+    c = cockpit(stride=2, rule=rule)
+    states, plans, u = [c.state], [], []
+    for k in range(12):
+        c.clock.time = k * block.dt
+        decision = c.step()
+        states.append(c.state)
+        plans.append(round(decision.plan.time / block.dt))
+        u.append(decision.u[0])
+        if k and k % 2 == 0:  # a planning for every control, not for every step
+            c.await_planning()
+            c.clock.pass_(0.75 * block.dt)
+            c.finish_planning()
+    origins = c.controller.origins[2:]
+    # The first begins at step 2, for that very step, where a median of nothing says that it takes none.
+    assert [round(origin.time / block.dt) for origin in origins] == [2, 6, 8, 10, 12]
+    for origin in origins:
+        np.testing.assert_array_equal(origin.y, states[round(origin.time / block.dt)].y)
+    assert plans == [0, 0, 0, 2, 2, 2, 6, 6, 8, 8, 10, 10]
+    assert np.diff(np.reshape(u[4:], (-1, 2)), axis=1).tolist() == [[0.0]] * 4  # held, also where plans change
+    assert len(np.unique(u[4:])) == 4
+    assert c.pilot.deadline_misses == 0
+
+
+def test_a_coarser_plan_is_late_after_its_own_period(block, cockpit):
+    # Two of the loop's periods are there for a planning: 1.75 is in time, 2.25 is late.
+    c, misses = cockpit(stride=2, compensate=False), []
+    for k, periods in ((0, 0.0), (1, 0.0), (2, 1.75), (3, 0.0), (4, 2.25)):
+        c.clock.time = max(c.clock.time, k * block.dt)
+        c.step()
+        if periods:
+            c.await_planning()
+            c.clock.pass_(periods * block.dt)
+            c.finish_planning()
+            misses.append(c.pilot.deadline_misses)
+    assert misses == [0, 1]
 
 
 def test_the_age_of_the_state_adds_to_the_prediction(block, cockpit):
