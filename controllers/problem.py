@@ -75,11 +75,9 @@ class Problem:
         """
         rollout = self.rollout(controls)
         costs = rollout.costs(self.task, controls, self.times)
-        if costs is not None:
-            pass
-        elif self._compiled is not None:
+        if costs is None and self._compiled is not None:
             costs = self._compiled(rollout, controls, self.times)
-        else:
+        elif costs is None:
             costs = summed(self.task, rollout.y, controls, self.times)
         # The sum tells whether all are finite, in a third of the passes over them that masks take.
         if np.count_nonzero(rollout.valid) < costs.size or not math.isfinite(costs.sum()):

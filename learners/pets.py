@@ -98,7 +98,7 @@ class PETS:
         for name, kind, value in (("model", Model, self.model), ("propagation", Propagation, self.propagation)):
             if value not in get_args(kind):
                 raise UnknownName(name, value, get_args(kind))
-        for name, least in (("particles", 1), ("random_episodes", not self.data), ("hold", 1), ("capacity", 0)):
+        for name, least in (("particles", 1), ("random_episodes", 0 if self.data else 1), ("hold", 1), ("capacity", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         for name in ("optimism", "information"):
