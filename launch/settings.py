@@ -34,7 +34,10 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
             return value
         base = typing.get_origin(option) or option
         if base is tuple and isinstance(value, list):
-            return tuple(value)
+            try:
+                return tuple(coerce(entry, _entry(option), where) if _entry(option) else entry for entry in value)
+            except ScenarioError:
+                continue
         if base is np.ndarray and isinstance(value, list) and _numbers(value):
             return np.array(value, float)
         if isinstance(base, type) and issubclass(base, Mapping) and isinstance(value, Mapping):
@@ -185,6 +188,14 @@ def _options(hint: Any) -> tuple[Any, ...]:
     return (hint,)
 
 
+def _entry(hint: Any) -> Any:
+    """The type of the entries of a tuple such as `tuple[int, ...]`; None where it does not say."""
+    return next(iter(typing.get_args(hint)), None)
+
+
+_LISTS = {int: "a list of whole numbers", float: "a list of numbers", str: "a list of texts"}
+
+
 def describe(hint: Any) -> str:
     """What the type `hint` takes, in words."""
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -195,7 +206,9 @@ def describe(hint: Any) -> str:
             said.append(words[option])
         elif base is Literal:
             said.append("one of " + ", ".join(map(str, typing.get_args(option))))
-        elif base in (tuple, np.ndarray):
+        elif base is tuple:
+            said.append(_LISTS.get(_entry(option), "a list"))
+        elif base is np.ndarray:
             said.append("a list of numbers")
         elif isinstance(base, type) and issubclass(base, Mapping):
             said.append("a table")

@@ -142,6 +142,123 @@ def test_wrong_files(text, said):
     assert "\n" not in str(caught.value)
 
 
+# How often plans decide, and what holds for a learner ------------------------------------------------------------
+
+
+def test_times_are_steps_of_the_period():
+    plain = told("")
+    assert (plain.period, plain.planned is plain.task) == (0.01, True)
+    setup = told('period = "40ms"\n[planner]\nhorizon = "0.4s"\nreplan = 3')
+    assert (setup.period, setup.planner.horizon, setup.planner.replan) == (0.04, 10, 3)
+    assert (setup.planned.robot.dt, setup.task.robot.dt, setup.steps) == (0.04, 0.01, 1000)
+    assert told("period = 0.04\n[planner]\nhorizon = 12").planner.horizon == 12  # steps are of the period, too
+
+
+@pytest.mark.parametrize("clock", ["virtual", "wall"])
+def test_steps_are_rescaled_to_a_learners_period(clock):
+    """Numbers of steps, given for one period, become the nearest of another; what is no such number stays."""
+    text = 'period = "20ms"\n[planner]\nhorizon = 25\nreplan = 3\nsamples = 21\nknots = 2\n[wall.planner]\nreplan = 8\n'
+    setup = told(text + '[learner.pets]\nperiod = "40ms"\n', learner="pets", clock=clock)
+    assert (setup.period, setup.planner.horizon, setup.planner.samples) == (0.04, 12, 21)  # 12.5, to the even one
+    assert setup.planner.replan == (4 if clock == "wall" else 2)
+    assert told(text + '[learner.pets]\nperiod = "200ms"\n', learner="pets", clock=clock).planner.replan == 1
+    # Without the learner nothing of this applies.
+    alone = told(text + '[learner.pets]\nperiod = "40ms"\n', clock=clock)
+    assert (alone.period, alone.planner.horizon) == (0.02, 25)
+
+
+def test_a_learners_own_planner_settings():
+    text = '[planner]\nhorizon = 40\nsamples = 9\nelites = 0.3\n[learner.pets]\nperiod = "40ms"\n'
+    own = '[learner.pets.planner]\nhorizon = "0.8s"\n'
+    setup = told(text + own, learner="pets")
+    assert (setup.planner_name, setup.planner.horizon, setup.planner.samples) == ("cem", 20, 9)
+    setup = told(text + own + 'name = "mppi"\n', learner="pets")
+    assert (setup.planner_name, setup.planner.horizon, setup.planner.samples) == ("mppi", 20, 9)
+    # What is asked for comes last, in steps of the learner's period.
+    setup = told(text + own, learner="pets", planner="mppi", overrides={"horizon": "0.6s", "samples": "5"})
+    assert (setup.planner_name, setup.planner.horizon, setup.planner.samples) == ("mppi", 15, 5)
+
+
+def test_settings_within_settings():
+    text = "[learner.pets]\nparticles = 6\n[learner.pets.network]\nhidden = [8, 9]\nmembers = 4\nelites = 2\n"
+    learner = told(text, learner="pets").learner
+    assert (learner.particles, learner.network.hidden, learner.network.members) == (6, (8, 9), 4)
+    assert learner.network.batch == type(learner.network)().batch
+    over = {"network.elites": "3", "network.activation": "tanh", "untold": '["cart"]', "nominal": "casadi"}
+    learner = told(text, learner="pets", learner_overrides=over).learner
+    assert (learner.network.elites, learner.network.members, learner.network.activation) == (3, 4, "tanh")
+    assert (learner.untold, learner.nominal) == (("cart",), "casadi")
+    assert told(text).learner is None
+
+
+def test_a_learners_configuration_reads_back():
+    text = 'period = "20ms"\n[learner.pets]\nperiod = "40ms"\nnetwork = {hidden = [8]}\nuntold = ["cart"]\n'
+    setup = told(text + '[learner.pets.planner]\nhorizon = "0.8s"\nknots = 4\n', learner="pets")
+    again = resolve(parse(setup.toml(), "x", "x.toml"), learner="pets")
+    assert (again.learner, again.planner, again.period) == (setup.learner, setup.planner, 0.04)
+    assert again.toml() == setup.toml()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('period = "15ms"', "period is 0.015 s, which is not a whole number of control steps of 0.01 s"),
+        ("period = 0", "period is 0 s; it must be above 0 and finite"),
+        ("period = -0.04", "above 0 and finite"),
+        ("period = nan", "above 0 and finite"),
+        ('period = "often"', "mine.toml: period takes a time, such as 0.04 or \"40ms\", not 'often'"),
+        ("period = true", "mine.toml: period takes a time"),
+        ("learner = 3", "mine.toml: learner takes a table of learners' settings by name, not 3"),
+        ("[learner]\npets = 3", "mine.toml: learner.pets takes a table, not 3"),
+        ('[learner.pets]\nperiod = "x"', "mine.toml: learner.pets.period takes a time"),
+        ('[learner.pets]\nplanner = "mppi"', "mine.toml: learner.pets.planner takes a table, not 'mppi'"),
+        ("[learner.pets]\nplanner.sampels = 3", "mine.toml: learner.pets.planner.sampels'; did you mean 'samples'?"),
+        ('[learner.pets]\nplanner.name = "cemm"', "did you mean 'cem'?"),
+        (
+            '[learner.pets]\nperiod = "30ms"\nplanner.horizon = "0.8s"',
+            "mine.toml: learner.pets.planner.horizon is 0.8 s, which is not a whole number of control steps of 0.03 s",
+        ),
+        (
+            "[learner.pets]\nparticls = 2",
+            "unknown setting 'mine.toml: learner.pets.particls'; did you mean 'particles'?",
+        ),
+        ("[learner.pets]\nnetwork = 3", "mine.toml: learner.pets.network takes a table, not 3"),
+        ("[learner.pets.network]\nhiden = [3]", "learner.pets.network.hiden'; did you mean 'hidden'?"),
+        ("[learner.pets.network]\nhidden = 3", "network.hidden takes a list of whole numbers, not 3"),
+        ("[learner.pets.network]\nhidden = [8.5]", "network.hidden takes a list of whole numbers, not [8.5]"),
+        ('[learner.pets.network]\nhidden = ["a"]', "network.hidden takes a list of whole numbers, not ['a']"),
+        ("[learner.pets.network]\nhidden = [0]", "network: hidden layers of (0,) units"),
+        ("[learner.pets.network]\nmembers = 0", "learner pets.network: members is 0, not positive"),
+        ("[learner.pets]\nuntold = [3]", "mine.toml: learner.pets.untold takes a list of texts, not [3]"),
+        ("[learner.pets]\nparticles = 7", "learner pets: 7 particles are not a multiple of the 5 elites"),
+    ],
+)
+def test_wrong_settings_of_learners(text, said):
+    with pytest.raises((ScenarioError, UnknownName)) as caught:
+        told(text, learner="pets")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"network": "8"}, "--learner.network takes settings of its own: members, elites, hidden"),
+        ({"network.hiden": "[8]"}, "unknown setting '--learner.network.hiden'; did you mean 'hidden'?"),
+        ({"network.": "8"}, "unknown setting '--learner.network.'"),
+        ({"network.hidden": "8"}, "--learner.network.hidden takes a list of whole numbers, not 8"),
+        ({"network.hidden.x": "8"}, "unknown setting '--learner.network.hidden.x'"),
+        ({"particles.x": "8"}, "unknown setting '--learner.particles.x'; did you mean 'particles'?"),
+        ({"period": "40ms"}, "unknown setting '--learner.period'"),
+    ],
+)
+def test_wrong_settings_on_the_command_line(given, said):
+    with pytest.raises(ScenarioError) as caught:
+        told("", learner="pets", learner_overrides=given)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_files_that_can_not_be_read(tmp_path):
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ScenarioError, match="not text in UTF-8"):
