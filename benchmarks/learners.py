@@ -25,7 +25,7 @@ from trimtab.learners.evaluation import summary
 TASKS = {
     "cartpole-swingup": (800.0, 10, {"SAC": 835.0, "DreamerV3": 676.7, "TD-MPC2": 839.4}),
     "pendulum-swingup": (700.0, 4, {"SAC": 96.0, "DreamerV3": 699.3, "TD-MPC2": 724.0}),
-    "reacher-easy": (900.0, 5, {"SAC": 540.4, "DreamerV3": 872.1, "TD-MPC2": 936.9}),
+    "reacher-easy": (900.0, 10, {"SAC": 540.4, "DreamerV3": 872.1, "TD-MPC2": 936.9}),
     "cheetah-run": (None, 40, {"SAC": 310.1, "DreamerV3": 335.7, "TD-MPC2": 519.1}),
 }
 """The return asked for, episodes, and what is published."""
@@ -35,7 +35,7 @@ STEPS = 1000
 
 
 def train(task: str, seed: int, folder: Path) -> None:
-    """Trains until the task's number of episodes is done."""
+    """Trains until the task's number of episodes is done; each of these tasks' lasts `STEPS` control steps."""
     command = [sys.executable, "-m", "trimtab.launch.cli", "train", task, "--learner", "pets", "--seed", str(seed)]
     command += ["--steps", str(STEPS * TASKS[task][1]), "--out", str(folder)]
     if folder.exists():
@@ -56,7 +56,8 @@ def main() -> None:
         rows = []
         for seed in args.seeds:
             folder = args.out / f"{task}-{seed}"
-            train(task, seed, folder)
+            if len(logs.read(folder / "metrics.csv")) < TASKS[task][1]:
+                train(task, seed, folder)
             rows.append(logs.read(folder / "metrics.csv"))
         shortest = min(map(len, rows))
         curves[task] = np.array([[row["return"] for row in own[:shortest]] for own in rows])
@@ -69,7 +70,7 @@ def main() -> None:
 def report(curves: dict[str, np.ndarray], minutes: dict[str, list[float]]) -> None:
     """Prints what came of each task's returns (seeds, episodes)."""
     table = Table(title="PETS: returns of an episode of 1000 control steps")
-    for heading in ("task", "asked", "first reached in episode", "episodes", "last: mean", "std", "IQM", "95 %", "min"):
+    for heading in ("task", "asked", "first in episode", "episodes", "last: mean", "std", "IQM", "95 %", "min"):
         table.add_column(heading, justify="left" if heading == "task" else "right")
     for task, returns in curves.items():
         asked = TASKS[task][0]
@@ -86,7 +87,7 @@ def report(curves: dict[str, np.ndarray], minutes: dict[str, list[float]]) -> No
             f"{last.low:.0f} to {last.high:.0f}",
             f"{max(minutes[task]):.1f}",
         )
-    Console().print(table)
+    Console(width=110).print(table)
 
 
 def draw(curves: dict[str, np.ndarray], path: Path) -> None:

@@ -47,7 +47,7 @@ Model = Literal["ensemble", "deterministic", "gaussian_process"]
 _TOLD = ("propagation", "particles")
 """Settings that a checkpoint tells, by which plans are made on it."""
 
-_STATE = {"steps": int, "episodes": int, "rng": dict, "propagation": str, "particles": int}
+_STATE = {"steps": int, "episodes": int, "rng": dict, "propagation": str, "particles": int, "device": str}
 """What `state.json` says, and of which type."""
 
 _MODEL, _FIT, _EPISODE = range(3)
@@ -179,6 +179,7 @@ class PETSTraining:
             "steps": self.steps,
             "episodes": self.episodes,
             "rng": checkpoint.rng_state(self._rng),
+            "device": self.settings.device,
             **{name: getattr(self.settings, name) for name in _TOLD},
         }
         with replacing(folder / STATE) as temporary:
@@ -307,7 +308,7 @@ class _Teller:
 
 def _model(settings: PETS, robot: Robot, rng: np.random.Generator) -> LearnedModel:
     """The model that the settings ask for, untrained."""
-    encoding, device = Encoding.of(robot, untold=settings.untold), _device(settings.device)
+    encoding, device = Encoding.of(robot, untold=settings.untold), usable_device(settings.device)
     nominal = AnalyticNominal(robot, settings.nominal) if settings.nominal else None
     regressor: Regressor
     if settings.model == "gaussian_process":
@@ -361,7 +362,12 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def _device(name: str) -> torch.device:
+def usable_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        ValueError: it is none, or can not be used here.
+    """
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

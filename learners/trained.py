@@ -33,7 +33,12 @@ class TrainedEnsemble:
         if not (checkpoint / pets.MODEL).is_file():
             raise ValueError(f"{folder!r} holds no learned model: {run.about.learner} has no {pets.MODEL} there")
         state = pets.read_state(checkpoint)
-        model = LearnedModel.load(checkpoint / pets.MODEL, task.robot)
+        device = state["device"]
+        try:
+            pets.usable_device(device)
+        except ValueError:  # trained on a machine with a GPU, used on one without
+            device = "cpu"
+        model = LearnedModel.load(checkpoint / pets.MODEL, task.robot, device)
         return EnsembleDynamics(task, model, state["propagation"], state["particles"])
 
     def _run(self, folder: str) -> tuple[RunFolder, Path]:
