@@ -187,13 +187,20 @@ class Schedule:
         self._entries = entries if current is None else entries[entries.index(current) :]
 
     def controls(self, t: float, steps: int, stride: int = 1) -> np.ndarray:
-        """The controls (steps, nu) that will be applied at `t` [s] and every `stride` steps on, within the limits."""
-        controls = np.empty((steps, len(self._rest)))
-        for k in range(steps):
-            time = t + k * stride * self._dt
+        """The controls (steps, nu) that will be applied from `t` [s] on, within the limits.
+
+        Each is for `stride` steps of the loop: the one that is held, or where `t` lies between the points of a plan's
+        grid, the mean of those that are.
+        """
+        controls = np.empty((steps * stride, len(self._rest)))
+        for k in range(len(controls)):
+            time = t + k * self._dt
             entry = self.at(time)
             controls[k] = self._rest if entry is None else np.clip(entry.plan.control(time), *self._limits)
-        return controls
+        if stride == 1:
+            return controls
+        grouped = controls.reshape(steps, stride, len(self._rest))
+        return grouped[:, 0] + (grouped - grouped[:, :1]).mean(axis=1)  # to the bit, where all are the same
 
     def decide(self, state: State, nu: int) -> Decision:
         """The control at `state` of the plan in force; zero, as near as the limits allow, before the first."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trimtab.controllers import Safety, Wall, run
-from trimtab.controllers.pilot import PlanLog, Threaded
+from trimtab.controllers import Plan, Safety, Wall, run
+from trimtab.controllers.pilot import PlanLog, Schedule, Threaded, _Entry
 from trimtab.controllers.realtime import Ticker, undisturbed
 
 # Ticks --------------------------------------------------------------------------------------------------------------
@@ -337,6 +337,22 @@ def test_coarser_plans_begin_and_take_effect_on_their_grid(block, cockpit):
     assert np.diff(np.reshape(u[4:], (-1, 2)), axis=1).tolist() == [[0.0]] * 4  # held, also where plans change
     assert len(np.unique(u[4:])) == 4
     assert c.pilot.deadline_misses == 0
+
+
+def test_a_state_between_grid_points_is_predicted_by_the_mean_controls(block):
+    # From step 2 on, two steps of 1 and two of -0.5 are one of 0.25: the velocity is exact, the position nearly.
+    schedule = Schedule(block.dt, block.robot.control_limits)
+    schedule.add(_Entry(Plan(0.0, 4 * block.dt, np.array([[1.0], [-0.5], [3.0]])), 0.0, 0.0), 0.0)
+    assert schedule.controls(2 * block.dt, 2, 4).tolist() == [[0.25], [0.25]]
+    assert schedule.controls(4 * block.dt, 2, 4).tolist() == [[-0.5], [1.0]]  # on the grid, within the limits
+    controller, plant, states = block.Ahead(None, stride=4), block.Plant(), []
+    states.append(plant.reset(0))
+    for k in range(10):
+        states.append(plant.step(np.clip(schedule.at(k * block.dt).plan.control(k * block.dt), -1.0, 1.0)))
+    predicted = schedule.predict(controller, states[2], 8)
+    assert predicted.time == states[10].time
+    assert predicted.y[1] == states[10].y[1] == 0.5
+    assert predicted.y[0] == pytest.approx(states[10].y[0], abs=0.5 * (4 * block.dt) ** 2)
 
 
 def test_a_coarser_plan_is_late_after_its_own_period(block, cockpit):
