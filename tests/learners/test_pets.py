@@ -544,6 +544,7 @@ def test_a_reward_that_only_the_simulator_knows_is_learned(begin):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_pendulum_swings_up_within_four_episodes(begin):
     from trimtab.launch.scenario import find, resolve
 
