@@ -1,6 +1,6 @@
 """The model-based homework of a Berkeley course (CS285, homework 4), with the learner `pets`.
 
-    python benchmarks/course.py                                    # days on two cores; goes on where it stopped
+    python benchmarks/course.py                                    # a day of processor time; goes on where it stopped
     python benchmarks/course.py cheetah --seeds 0 --steps 2500     # after 5000 random ones
 
 Three networks of 2 x 250 units without variances, costs averaged over the three, random data first, then episodes under
