@@ -279,6 +279,8 @@ def resolve(
     trained = _trained(dynamics)
     own_period = _whole_period(task, scenario.period)
     under = learner or (trained.learner if trained else None)
+    if learner:
+        _known_keys(scenario.learners, plugins.names("learners"), f"{origin}: learner")
     own: Mapping[str, Any] = scenario.learners.get(under, {}) if under else {}
     place = f"{origin}: learner.{under}"
     learner_period = _whole_period(task, seconds(own["period"], f"{place}.period")) if "period" in own else own_period

@@ -98,9 +98,15 @@ def merged(settings: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, An
 
 
 def rescaled(settings: Mapping[str, Any], before: float, after: float) -> dict[str, Any]:
-    """`settings` that count control steps of `before` [s] as such of `after` [s], nearest to the same time."""
+    """`settings` that count control steps of `before` [s] as such of `after` [s], nearest to the same time.
+
+    A spline keeps its knots as long as there are as many steps.
+    """
     ratio = before / after
-    return {k: max(1, round(v * ratio)) if k in TIMES and type(v) is int else v for k, v in settings.items()}
+    new = {k: max(1, round(v * ratio)) if k in TIMES and type(v) is int else v for k, v in settings.items()}
+    if ratio < 1.0 and "horizon" in new and type(new.get("knots")) is int:
+        new["knots"] = min(new["knots"], new["horizon"])
+    return new
 
 
 def seconds(value: Any, where: str) -> float:

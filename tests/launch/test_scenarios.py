@@ -270,3 +270,15 @@ def test_files_that_can_not_be_read(tmp_path):
         parse('planner = "cem"', "x", "x.toml")
     with pytest.raises(UnknownName, match="did you mean 'cartpole-swingup'"):
         resolve(parse('task = "cartpole-swingupp"', "x", "x.toml"))
+
+
+def test_a_spline_keeps_no_more_knots_than_a_longer_period_leaves_steps():
+    text = '[planner]\nhorizon = 20\nknots = 10\n[learner.pets]\nperiod = "40ms"\n'
+    setup = told(text, learner="pets")
+    assert (setup.planner.horizon, setup.planner.knots) == (5, 5)
+
+
+def test_settings_of_a_learner_that_is_not_there_are_named_when_one_trains():
+    with pytest.raises(ScenarioError, match=r"unknown key 'pts' in mine.* did you mean 'pets'"):
+        told("[learner.pts]\nparticles = 10\n", learner="pets")
+    told("[learner.pts]\nparticles = 10\n")
