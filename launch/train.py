@@ -130,6 +130,8 @@ def _train(
             if folder is not None:
                 _tell_versions(folder, console)
             else:
+                if check := getattr(learner, "check", None):
+                    check()
                 name = str(setup.learner_name)
                 about = About(setup.scenario, setup.task.name, name, seed, setup.period, steps)
                 if options.out is None:
@@ -314,7 +316,8 @@ def _check_same(folder: Any, setup: Any, seed: int | None) -> None:
         raise ScenarioError(f"can not read {str(folder.configuration)!r}: {error}") from error
     saved = _flat(before) | {"seed": folder.about.seed}
     now = _flat(tomllib.loads(setup.toml())) | {"seed": folder.about.seed if seed is None else seed}
-    other = [name for name in sorted(saved.keys() | now.keys()) if saved.get(name) != now.get(name)]
+    names = sorted(name for name in saved.keys() | now.keys() if not name.endswith(".device"))
+    other = [name for name in names if saved.get(name) != now.get(name)]
     if other:
         told = ", ".join(f"{name} (was {saved.get(name)!r}, now {now.get(name)!r})" for name in other)
         raise Wrong(

@@ -24,6 +24,9 @@ from ..robots.task import Robot
 SCORES = ("reward", "terminated")
 """Readings of a step's outcome that only a simulator knows, see `robots/external.py`."""
 
+GIVE = 0.05
+"""Share of its range by which a joint may go beyond a limit."""
+
 _BALL = {mujoco.mjtJoint.mjJNT_FREE: 3, mujoco.mjtJoint.mjJNT_BALL: 0}
 """Where in the positions of such a joint its quaternion begins."""
 
@@ -41,6 +44,8 @@ class Encoding:
         values: those of them whose values it predicts.
         clocks: entries that are the time [s].
         quaternions: first of four entries each, kept at length 1.
+        bounded: entries that are positions of joints with limits.
+        low, high: what these are kept within: the limits, and a little of what joints give way.
     """
 
     ny: int
@@ -52,6 +57,9 @@ class Encoding:
     values: tuple[int, ...] = ()
     clocks: tuple[int, ...] = ()
     quaternions: tuple[int, ...] = ()
+    bounded: tuple[int, ...] = ()
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, robot: Robot, *, angles: Iterable[str] | None = None, untold: Iterable[str] = ()) -> "Encoding":
@@ -73,6 +81,7 @@ class Encoding:
         still = _of_kind(layout, lambda r: r.source == "parameter") | clocks
         scored = _of_kind(layout, lambda r: r.source == "external" and r.name in SCORES)
         hidden = _entries(layout, untold) | still | scored
+        limits = _limits(robot)
         every = range(layout.size)
         return cls(
             ny=layout.size,
@@ -84,6 +93,9 @@ class Encoding:
             values=tuple(sorted(scored)),
             clocks=tuple(sorted(clocks)),
             quaternions=_quaternions(robot),
+            bounded=tuple(limits),
+            low=tuple(low for low, _ in limits.values()),
+            high=tuple(high for _, high in limits.values()),
         )
 
     @property
@@ -118,9 +130,14 @@ class Encoding:
         if len(self.predicted) < self.ny:
             change = self._spread(change)
         if self.values or self.clocks:
-            kept, passed = self._held if namespace(y) is np else _tensors(self, y.dtype, y.device)
+            kept, passed = self._held if namespace(y) is np else _tensors(self, "_held", y.dtype, y.device)
             y = y * kept + passed
         y = y + change
+        if self.bounded:
+            # No data lie beyond a limit, and what networks make of such a place is a way out that is none.
+            xp = namespace(y)
+            low, high = self._bounds if xp is np else _tensors(self, "_bounds", y.dtype, y.device)
+            y = xp.minimum(xp.maximum(y, low), high)
         for start in self.quaternions:
             turn = y[..., start : start + 4]
             unit = turn / (turn * turn).sum(-1)[..., None] ** 0.5
@@ -134,6 +151,13 @@ class Encoding:
         kept[list(self.values)] = 0.0
         passed[list(self.clocks)] = self.dt
         return kept, passed
+
+    @cached_property
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest value of each entry (ny,); infinite where there is none."""
+        low, high = np.full(self.ny, -np.inf), np.full(self.ny, np.inf)
+        low[list(self.bounded)], high[list(self.bounded)] = self.low, self.high
+        return low, high
 
     def _spread(self, change: Array) -> Array:
         """Predictions (..., outputs) at the entries (..., ny) that they are of; 0 elsewhere."""
@@ -166,11 +190,11 @@ def _index(entries: tuple[int, ...], device: Any) -> Array:
 
 
 @functools.lru_cache(maxsize=64)
-def _tensors(encoding: Encoding, dtype: Any, device: Any) -> tuple[Array, Array]:
-    """`Encoding._held` as tensors, kept for the same reason."""
+def _tensors(encoding: Encoding, name: str, dtype: Any, device: Any) -> tuple[Array, Array]:
+    """A pair of arrays of an encoding as tensors, kept for the same reason."""
     torch = importlib.import_module("torch")
-    kept, passed = (torch.as_tensor(row, dtype=dtype, device=device) for row in encoding._held)
-    return kept, passed
+    one, other = (torch.as_tensor(row, dtype=dtype, device=device) for row in getattr(encoding, name))
+    return one, other
 
 
 def _of_kind(layout: Layout, kind: Callable[[Reading], bool]) -> set[int]:
@@ -206,6 +230,20 @@ def _turning(robot: Robot) -> set[int]:
         if model.jnt_type[j] == mujoco.mjtJoint.mjJNT_HINGE and not model.jnt_limited[j]
     }
     return {k for k, position in _positions(robot.layout).items() if position in free}
+
+
+def _limits(robot: Robot) -> dict[int, tuple[float, float]]:
+    """Limits of joints, with `GIVE` of their range beyond, by the entry that is the joint's position."""
+    if robot.build is None:
+        return {}
+    model = robot.model
+    ranges = {
+        int(model.jnt_qposadr[j]): (low - GIVE * (high - low), high + GIVE * (high - low))
+        for j in range(model.njnt)
+        for low, high in [model.jnt_range[j].tolist()]
+        if model.jnt_limited[j] and _kind(model, j) not in _BALL
+    }
+    return {k: ranges[position] for k, position in _positions(robot.layout).items() if position in ranges}
 
 
 def _quaternions(robot: Robot) -> tuple[int, ...]:

@@ -171,8 +171,9 @@ class Members(nn.Module):
         index = torch.as_tensor(which, device=self.input_mean.device)
         weights = [w[index] for w in self.network.weights]
         biases = [b[index] for b in self.network.biases]
-        weights[0] = weights[0] / self.input_scale[:, None]
-        biases[0] = biases[0] - self.input_mean.expand(len(index), 1, -1) @ weights[0]
+        first = weights[0].double() / self.input_scale[:, None]
+        biases[0] = (biases[0] - self.input_mean.double().expand(len(index), 1, -1) @ first).float()
+        weights[0] = first.float()
         least = span = None
         scale, shift = self.output_scale, self.output_mean
         if self.head is not None:
@@ -421,7 +422,8 @@ class Ensemble:
 
     def _normalise_by(self, inputs: np.ndarray, targets: np.ndarray) -> None:
         m = self.members
-        still = inputs.std(axis=0) <= 1e-12 * np.abs(inputs).max(axis=0)
+        # What varies by less than float32 tells apart says nothing.
+        still = inputs.std(axis=0) <= 1e-5 * np.abs(inputs).max(axis=0)
         scale = np.where(still, 1.0, inputs.std(axis=0))
         # An output that does not vary is predicted as what it is, and next to no noise.
         tiny = 1e-6 * np.maximum(np.abs(targets).max(axis=0), 1e-6)

@@ -82,7 +82,7 @@ class LearnedRollout(Rollout):
     def costs(self, task: Task, controls: np.ndarray, times: np.ndarray) -> np.ndarray | None:
         """Costs (E, N) of the `controls` (N, H, nu) rolled out, the bonus taken off; see `Rollout.costs`."""
         device = self.parts[0].device
-        if _in_torch(task):
+        if _in_torch(task, device):
             sizes = [part.shape[1] for part in self.parts]
             t, u = _tensor(times, device), _tensor(controls, device).split(sizes)
             with torch.inference_mode():
@@ -134,8 +134,7 @@ class EnsembleDynamics:
             raise UnknownName("propagation", propagation, get_args(Propagation))
         Signature.of(task.robot).refuse_other(model.signature, "the model")
         elites = len(model.regressor.elites)
-        if propagation != "mean" and (particles < 1 or particles % elites):
-            raise ValueError(f"{particles} particles are not a multiple of the {elites} elites")
+        check_particles(propagation, particles, elites)
         self.dt = task.robot.dt
         self.model = model
         self.propagation = propagation
@@ -225,21 +224,20 @@ class EnsembleDynamics:
             mean = mean + variance.sqrt() * noise
         if dealt is not None:
             mean = mean[torch.argsort(dealt)]
-        y = encoding.advance(self._nominal(y, u), mean)
+        y = encoding.advance(self._before(y, u), mean)
         if order is not None and self.propagation == "moments":
             # With Z normal, rows of Z (Y - mean) / sqrt(E - 1) have the covariance of Y's rows.
             centre = y.mean(dim=0)
             y = centre + torch.tensordot(order, y - centre, dims=1)
         return y
 
-    def _nominal(self, y: Tensor, u: Tensor) -> Tensor:
-        """Where the nominal model leads (E, n, ny) under controls (n, nu)."""
-        nominal = self.model.nominal
-        if nominal is None:
+    def _before(self, y: Tensor, u: Tensor) -> Tensor:
+        """What predictions add to, (E, n, ny), of readings (E, n, ny) under controls (n, nu)."""
+        if self.model.nominal is None:
             return y
         rows = y.reshape(-1, y.shape[-1]).cpu().double().numpy()
         controls = u.expand(len(y), -1, -1).reshape(-1, u.shape[-1]).cpu().double().numpy()
-        return _tensor(nominal(rows, controls), y.device).reshape(y.shape)
+        return _tensor(self.model.before(rows, controls), y.device).reshape(y.shape)
 
     def _gain(self, members: Members, y: Tensor, u: Tensor) -> Tensor:
         """Information gain (n,) of a step from the particles' mean readings (n, ny) under controls (n, nu)."""
@@ -278,7 +276,7 @@ class EnsembleDynamics:
     def linearize(self, x: np.ndarray, u: np.ndarray) -> Linearization:
         """The linear model of the expected step along readings `x` (H+1, ny) and controls `u` (H, nu)."""
         device, encoding, nominal = self.model.regressor.device, self.model.encoding, self.model.nominal
-        before = x[:-1] if nominal is None else nominal(x[:-1], u)
+        before = self.model.before(x[:-1], u)
         members, elites = self.model.regressor.elite_members(), len(self.model.regressor.elites)
 
         def predicted(y: Tensor, u: Tensor, base: Tensor) -> Tensor:
@@ -336,13 +334,20 @@ class EnsembleDynamics:
             u = controls[:, k]
             mean, variance = model.regressor.predict(encoding.tell(y, u))
             mine = drawn[k], np.arange(n)
-            before = y if model.nominal is None else model.nominal(y, u)
-            out[:, k] = y = encoding.advance(before, mean[mine] + np.sqrt(variance[mine]) * noise[k])
+            out[:, k] = y = encoding.advance(model.before(y, u), mean[mine] + np.sqrt(variance[mine]) * noise[k])
         valid = np.logical_and.accumulate(np.isfinite(out).all(axis=2), axis=1)
         return Branches(out[:, at - 1].copy(), out, valid)
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def check_particles(propagation: Propagation, particles: int, elites: int) -> None:
+    """Raises a ValueError where so many particles can not be rolled out by so many elites."""
+    if propagation != "mean" and (particles < 1 or particles % elites):
+        raise ValueError(f"{particles} particles are not a multiple of the {elites} elites")
+    if propagation == "moments" and particles < 2:
+        raise ValueError("moments are matched by at least 2 particles")
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
@@ -357,25 +362,26 @@ def _summed(task: Task, y: Tensor, u: Tensor, times: Tensor) -> Tensor:
     return costs
 
 
-_known: dict[int, bool] = {}
+_known: dict[tuple[int, str], bool] = {}
 
 
-def _in_torch(task: Task) -> bool:
-    """Whether the task's terms run in torch and cost what they cost in NumPy; found out once."""
-    if id(task) not in _known:
-        _known[id(task)] = _runs_in_torch(task)
-        weakref.finalize(task, _known.pop, id(task), None)
-    return _known[id(task)]
+def _in_torch(task: Task, device: torch.device) -> bool:
+    """Whether the task's terms run in torch there, in float32, and cost what they do in NumPy; found out once."""
+    key = id(task), str(device)
+    if key not in _known:
+        _known[key] = _runs_in_torch(task, device)
+        weakref.finalize(task, _known.pop, key, None)
+    return _known[key]
 
 
-def _runs_in_torch(task: Task) -> bool:
+def _runs_in_torch(task: Task, device: torch.device) -> bool:
     rng = np.random.default_rng(0)
     y = rng.standard_normal((1, 16, 5, task.robot.layout.size))
     u, times = rng.uniform(-1.0, 1.0, (16, 4, task.robot.nu)), np.sort(rng.uniform(0.0, 10.0, 4))
     try:
         with np.errstate(all="ignore"):
             expected = summed(task, y, u, times)
-        found = _summed(task, *(torch.as_tensor(z) for z in (y[:, :, 1:], u, times))).numpy()
+        found = _summed(task, *(_tensor(z, device) for z in (y[:, :, 1:], u, times))).cpu().numpy()
     except Exception:  # a residual is anyone's code: what it raises NumPy's evaluation tells, on readings that occur
         return False
     return np.allclose(found, expected, rtol=_AGREES, atol=_AGREES, equal_nan=True)

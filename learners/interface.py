@@ -59,15 +59,21 @@ class Progress:
         steps: control steps of the plant since training began.
         metrics: numbers by name, such as `return` or `model/holdout`; the same names in every piece.
         episode: the last one gathered in it, or None.
+        score: what the best checkpoint is chosen by; by default the metric `return`. NaN: not to be compared, such as
+            the return of random controls.
     """
 
     steps: int
     metrics: Mapping[str, float]
     episode: Episode | None = None
+    score: float | None = None
 
 
 class Learner(Protocol):
     """Training under way. A plugin is a dataclass of settings whose `start(environment, seed)` gives one.
+
+    It may also have a method `check()`, called before training begins anew, which raises a ValueError where what it
+    needs for that is not there.
 
     All that the numbers to come depend on is what `save` writes: a learner that is restored continues to the last bit
     as the one saved would have.

@@ -138,8 +138,14 @@ class LearnedModel:
     def data(self, transitions: Transitions) -> tuple[np.ndarray, np.ndarray]:
         """Inputs (n, inputs) and targets (n, outputs) of the regressor from steps."""
         y, u = transitions.y, transitions.u
-        expected = y if self.nominal is None else self.nominal(y, u)
-        return self.encoding.tell(y, u), self.encoding.changes(expected, transitions.y_next)
+        return self.encoding.tell(y, u), self.encoding.changes(self.before(y, u), transitions.y_next)
+
+    def before(self, y: np.ndarray, u: np.ndarray) -> np.ndarray:
+        """What predictions add to (n, ny): where the nominal model leads; `y` where it diverges, or there is none."""
+        if self.nominal is None:
+            return y
+        there = self.nominal(y, u)
+        return np.where(np.isfinite(there).all(axis=-1, keepdims=True), there, y)
 
     def fit(self, replay: Replay, rng: np.random.Generator, observe: Callable[[Look], None] | None = None) -> Fit:
         """Trains on, with all that `replay` holds; see `Ensemble.fit`.
@@ -153,8 +159,7 @@ class LearnedModel:
     def expected(self, y: np.ndarray, u: np.ndarray) -> np.ndarray:
         """Readings (n, ny) expected one step after `y` (n, ny) under `u` (n, nu): the mean of the elites' mixture."""
         mean, _ = self.regressor.predict(self.encoding.tell(y, u))
-        before = y if self.nominal is None else self.nominal(y, u)
-        return self.encoding.advance(before, mean[self.regressor.elites].mean(axis=0))
+        return self.encoding.advance(self.before(y, u), mean[self.regressor.elites].mean(axis=0))
 
     def refuse_other(self, other: "LearnedModel", what: str) -> None:
         """Raises a ValueError that says in what `other`, called `what`, was made unlike this model."""

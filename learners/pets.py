@@ -29,9 +29,10 @@ from ..robots.plugins import UnknownName
 from ..robots.task import Robot, Task
 from ..sim.interface import Scene, State
 from . import checkpoint
+from .calibration import calibration
 from .encoding import Encoding
 from .ensemble import Ensemble, EnsembleSettings, Fit, Look
-from .ensemble_dynamics import EnsembleDynamics, Propagation
+from .ensemble_dynamics import EnsembleDynamics, Propagation, check_particles
 from .exploration import Bonus, InformationGain, Optimism
 from .gaussian_process import GaussianProcess, GaussianProcessSettings
 from .interface import Environment, Progress, TrainingError, Watch
@@ -107,13 +108,19 @@ class PETS:
         if self.optimism and self.information:
             raise ValueError("optimism and information are two ways of exploring: set one of them to 0")
         elites = 1 if self.model == "gaussian_process" else self.network.elites
-        if self.propagation != "mean" and self.particles % elites:
-            raise ValueError(f"{self.particles} particles are not a multiple of the {elites} elites")
-        if self.propagation == "moments" and self.particles < 2:
-            raise ValueError("moments are matched by at least 2 particles")
+        check_particles(self.propagation, self.particles, elites)
+        if self.information and elites == 1:
+            raise ValueError("information is what members disagree on: it takes a model of more than one")
+        if self.model == "ensemble" and not self.network.probabilistic:
+            raise ValueError("network.probabilistic is false: that is model = deterministic")
 
     def start(self, environment: Environment, seed: int) -> "PETSTraining":
         """Training from the beginning; see `LearnerSettings.start`."""
+        if environment.repeat > 1 and Encoding.of(environment.task.robot).values:
+            raise ValueError(
+                f"{environment.task.name} reports what each control step scores, so that it is learned at its own "
+                f"control period, {environment.task.robot.dt:g} s, not at {environment.period:g} s"
+            )
         return PETSTraining(self, environment, seed)
 
 
@@ -136,7 +143,8 @@ class PETSTraining:
         self._task = environment.task.with_period(environment.period)
         robot = self._task.robot
         self.model = _model(settings, robot, np.random.default_rng([seed, _MODEL]))
-        self.replay, self._refused = _data(settings.data, robot, settings.capacity or None)
+        self.replay = Replay(robot, settings.capacity or None)
+        self._refused = 0
         self._rng = np.random.default_rng([seed, _FIT])
         bonus: Bonus | None = None
         if settings.optimism:
@@ -146,21 +154,39 @@ class PETSTraining:
         self._explored = EnsembleDynamics(self._task, self.model, settings.propagation, settings.particles, bonus)
         self._plant = environment.make()
 
+    def check(self) -> None:
+        """Reads the data to begin with; training does, unless it goes on from where it was saved.
+
+        Raises:
+            ValueError: there are none, or they are another robot's.
+        """
+        if self.settings.data and not self.episodes and not len(self.replay):
+            s = self.settings
+            self.replay, self._refused = _data(s.data, self._task.robot, s.capacity or None)
+
     def advance(self, watch: Watch) -> Progress:
         """An episode, at random or planned on the model so far, then a fit; see `Learner.advance`."""
-        if not self.episodes and len(self.replay):
-            self._fit(watch)
+        if not self.episodes:
+            self.check()
+            if len(self.replay):
+                self._fit(watch)
+        explored = self.episodes < self.settings.random_episodes or self._explored.bonus is not None
         episode = self._episode(watch)
+        if not len(episode):
+            raise TrainingError(f"episode {self.episodes + 1} has no step: {episode.reason or episode.status}")
         self.episodes += 1
         self.steps += len(episode)
+        before = self.replay.first + len(self.replay)
         rejected = self.replay.add_episode(episode, self.environment.repeat)
         if not len(self.replay):
             raise TrainingError(
                 f"episode {self.episodes}: nothing to learn from{': ' + str(rejected[0]) if rejected else ''}"
             )
+        foreseen = self._foreseen(before)
         begun = time.perf_counter()
         fit = self._fit(watch)
-        return Progress(self.steps, self._metrics(episode, fit, len(rejected), time.perf_counter() - begun), episode)
+        metrics = self._metrics(episode, fit, foreseen, len(rejected), time.perf_counter() - begun)
+        return Progress(self.steps, metrics, episode, score=np.nan if explored else episode.return_)
 
     def controller(self) -> MPC:
         """MPC on what has been learned, without a bonus for exploring."""
@@ -239,7 +265,20 @@ class PETSTraining:
         except FloatingPointError as error:
             raise TrainingError(f"fitting after episode {self.episodes}: {error}") from error
 
-    def _metrics(self, episode: Episode, fit: Fit, rejected: int, fit_s: float) -> Mapping[str, float]:
+    def _foreseen(self, before: int) -> float:
+        """How much of the rows from number `before` on the model's 90 % interval covers, before it learns from them."""
+        rows = np.arange(max(before, self.replay.first), self.replay.first + len(self.replay))
+        if not self.model.regressor.version or not len(rows):
+            return np.nan
+        inputs, targets = self.model.data(self.replay.rows(rows))
+        varying = np.ptp(targets, axis=0) > 0.0
+        if not varying.any():
+            return np.nan
+        elites = self.model.regressor.elites
+        mean, variance = (part[elites][..., varying] for part in self.model.regressor.predict(inputs))
+        return calibration(mean, variance, targets[:, varying]).covered90
+
+    def _metrics(self, episode: Episode, fit: Fit, foreseen: float, rejected: int, fit_s: float) -> Mapping[str, float]:
         return {
             "return": episode.return_,
             "success": float(episode.success),
@@ -249,9 +288,10 @@ class PETSTraining:
             "rejected": float(rejected + (self._refused if self.episodes == 1 else 0)),
             "plan_ms": float(np.median(episode.plan_ms)) if len(episode.plan_ms) else np.nan,
             "model/holdout": float(np.mean(np.sort(fit.holdout)[: len(self.model.regressor.elites)])),
-            "model/training": float(np.mean(fit.looks[-1].training)) if fit.looks else np.nan,
             "model/coverage90": fit.calibration.covered90,
+            "model/foreseen90": foreseen,
             "model/calibration_error": fit.calibration.error,
+            "model/training": float(np.mean(fit.looks[-1].training)) if fit.looks else np.nan,
             "model/updates": float(fit.updates),
             "model/fit_s": fit_s,
         }
@@ -289,7 +329,7 @@ class _Teller:
 
     def __init__(self, watch: Watch, name: str) -> None:
         self._watch, self._name = watch, name
-        self._return, self._told = 0.0, 0.0
+        self._told = 0.0
 
     def start(self, scene: Scene | None, task: Task) -> None:
         """An episode begins."""
@@ -297,10 +337,9 @@ class _Teller:
 
     def step(self, state: State, u: np.ndarray, plan: Plan | None, timing: Timing) -> None:
         """A step was taken."""
-        self._return += timing.reward
         if (now := time.monotonic()) - self._told > self.period:
             self._told = now
-            self._watch(self._name, {"step": timing.step, "return": self._return})
+            self._watch(self._name, {"step": timing.step})
 
     def end(self, episode: Any) -> None:
         """The episode is over."""

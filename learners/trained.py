@@ -27,28 +27,37 @@ class TrainedEnsemble:
             ValueError: it is no run's folder, there is no checkpoint in it yet, or of another robot or period.
             OSError: a file can not be read.
         """
-        run, checkpoint = self._run(folder)
-        if not checkpoint.is_dir():
+        run, checkpoints = self._run(folder)
+        there = [checkpoint for checkpoint in checkpoints if checkpoint.is_dir()]
+        if not there:
             raise ValueError(f"{folder!r} has no checkpoint yet")
-        if not (checkpoint / pets.MODEL).is_file():
+        if not any((checkpoint / pets.MODEL).is_file() for checkpoint in there):
             raise ValueError(f"{folder!r} holds no learned model: {run.about.learner} has no {pets.MODEL} there")
-        state = pets.read_state(checkpoint)
-        device = state["device"]
-        try:
-            pets.usable_device(device)
-        except ValueError:  # trained on a machine with a GPU, used on one without
-            device = "cpu"
-        model = LearnedModel.load(checkpoint / pets.MODEL, task.robot, device)
-        return EnsembleDynamics(task, model, state["propagation"], state["particles"])
+        for checkpoint in there[:-1]:
+            try:
+                return _load(task, checkpoint)
+            except (ValueError, OSError):
+                continue  # cut short: the one before it stands in, as it does where training goes on
+        return _load(task, there[-1])
 
-    def _run(self, folder: str) -> tuple[RunFolder, Path]:
-        """The run, and the checkpoint to take."""
+    def _run(self, folder: str) -> tuple[RunFolder, list[Path]]:
+        """The run, and the checkpoints to take, the first that can be read."""
         path = Path(folder)
         if (path / pets.STATE).is_file():
-            return RunFolder(path.resolve().parents[1]), path
+            return RunFolder(path.resolve().parents[1]), [path]
         run = RunFolder(path)
-        last = run.checkpoint("last")
-        return run, last if last.is_dir() else run.checkpoint("previous")
+        return run, [run.checkpoint("last"), run.checkpoint("previous")]
+
+
+def _load(task: Task, checkpoint: Path) -> EnsembleDynamics:
+    state = pets.read_state(checkpoint)
+    device = state["device"]
+    try:
+        pets.usable_device(device)
+    except ValueError:  # trained on a machine with a GPU, used on one without
+        device = "cpu"
+    model = LearnedModel.load(checkpoint / pets.MODEL, task.robot, device)
+    return EnsembleDynamics(task, model, state["propagation"], state["particles"])
 
 
 ensemble = TrainedEnsemble()

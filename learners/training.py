@@ -148,8 +148,10 @@ def _pieces(
     try:
         while now.steps < steps:
             progress = learner.advance(watch)
+            if progress.steps <= now.steps:
+                raise TrainingError(f"a piece of training gained no step beyond {now.steps}")
             took = clock() - begun
-            score = progress.metrics.get("return", math.nan)
+            score = progress.metrics.get("return", math.nan) if progress.score is None else progress.score
             improved = math.isfinite(score) and (now.best is None or score > now.best)
             now = Saved(now.pieces + 1, progress.steps, took, float(score) if improved else now.best)
             row = logs.append(now.pieces, now.steps, took, progress.metrics)
@@ -176,3 +178,15 @@ def _kept(folder: RunFolder) -> Saved:
         with contextlib.suppress(ValueError):
             return folder.saved(name)
     return Saved()
+
+
+def _tell(observers: Sequence[Observer], piece: Piece) -> None:
+    """Tells observers of a piece; one that can not deal with it is not worth the training."""
+    for observer in observers:
+        try:
+            observer.piece(piece)
+        except BrokenPipeError:  # nobody looks any more
+            raise
+        except Exception as error:
+            for other in observers:
+                other.note(f"{type(observer).__name__}: {type(error).__name__}: {error}")

@@ -11,7 +11,7 @@ from trimtab.controllers.cem import CEM
 from trimtab.controllers.ilqr import ILQR
 from trimtab.controllers.problem import Problem
 from trimtab.learners.encoding import Encoding
-from trimtab.learners.ensemble import EnsembleSettings
+from trimtab.learners.ensemble import Ensemble, EnsembleSettings
 from trimtab.learners.ensemble_dynamics import EnsembleDynamics
 from trimtab.learners.exploration import InformationGain, Optimism, information_gain
 from trimtab.learners.learned_model import LearnedModel
@@ -135,7 +135,8 @@ def test_a_step_has_the_mixtures_moments():
 def opposed():
     """Two members without noise: one moves the cart by 1 each step, the other by -1."""
     settings = EnsembleSettings(members=2, elites=2, hidden=(4,), probabilistic=False)
-    model = LearnedModel(TASK.robot, np.random.default_rng(0), settings)
+    endless = replace(Encoding.of(TASK.robot), bounded=(), low=(), high=())
+    model = LearnedModel(TASK.robot, np.random.default_rng(0), settings, endless)
     network = model.regressor.members.network
     with torch.no_grad():
         for p in network.parameters():
@@ -387,3 +388,26 @@ def test_graphs_on_a_gpu_predict_what_the_cpu_does(propagation, tmp_path):
             for m in (model, there)
         )
         np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4)
+
+
+def test_joints_do_not_go_beyond_their_limits():
+    model = LearnedModel(TASK.robot, np.random.default_rng(0), replace(SMALL, probabilistic=False))
+    with torch.no_grad():
+        model.regressor.members.network.biases[-1][:, 0, 0] = 1.0
+    low, high = TASK.robot.model.jnt_range[0]  # the slider's
+    give = 0.05 * (high - low)
+    dynamics = EnsembleDynamics(TASK, model, "mean")
+    y = dynamics.rollout(start(), np.zeros((1, 5, 1)), np.random.default_rng(0)).y
+    np.testing.assert_allclose(y[..., -1, 0], high + give, rtol=1e-6)
+    np.testing.assert_allclose(model.expected(y[0, 0, -1:], np.zeros((1, 1)))[0, 0], high + give, rtol=1e-6)
+
+
+def test_a_reading_that_hardly_varies_says_nothing():
+    rng = np.random.default_rng(0)
+    for width in (1e-7, 1e-3):
+        x = np.c_[1.0 + width * rng.standard_normal(400), rng.standard_normal((400, 2))]
+        ensemble = Ensemble(3, 1, rng, replace(SMALL, epochs=5))
+        ensemble.fit(x, x[:, 1:2], rng)
+        means, _ = ensemble.predict(x)
+        given = torch.as_tensor(x, dtype=torch.float32).expand(len(ensemble.elites), -1, -1)
+        np.testing.assert_allclose(ensemble.elite_members().means(given).numpy(), means[ensemble.elites], atol=5e-3)
