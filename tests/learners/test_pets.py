@@ -342,7 +342,7 @@ def test_a_run_without_one_good_step_says_what_is_wrong(troubled):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("at", "rows"), [(13, 16), (2, 11), (1, 10)])
+@pytest.mark.parametrize(("at", "rows"), [(13, 16), (2, 11)])
 def test_a_plant_that_diverges_leaves_what_was_gathered(troubled, at, rows):
     """Step `at` of episode 2 diverges: at - 1 steps were made, two to a decision."""
 
@@ -361,6 +361,40 @@ def test_a_plant_that_diverges_leaves_what_was_gathered(troubled, at, rows):
     on = learner.advance(unseen)
     assert (on.metrics["failed"], on.metrics["length"], learner.episodes) == (0.0, 20.0, 3)
     assert len(learner.replay) == 20 + (at - 1) // 2
+
+
+def test_a_plant_that_fails_at_once_ends_training(troubled):
+    """An episode without a step would be followed by the like for ever."""
+
+    def trouble(episode, k, state):
+        if (episode, k) == (2, 1):
+            raise SimulationError("it flew apart")
+
+    learner = troubled(trouble)
+    learner.advance(unseen)
+    with pytest.raises(TrainingError, match="episode 2 has no step: the simulator failed"):
+        learner.advance(unseen)
+
+
+def test_returns_of_random_controls_are_not_compared(troubled):
+    learner = troubled(lambda *_: None)
+    assert np.isnan(learner.advance(unseen).score)
+    planned = learner.advance(unseen)
+    assert planned.score == planned.metrics["return"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"model": "gaussian_process", "information": 1.0}, "members disagree on"),
+        ({"network": EnsembleSettings(probabilistic=False)}, "model = deterministic"),
+        ({"propagation": "moments", "particles": 1, "network": EnsembleSettings(members=1, elites=1)}, "at least 2"),
+        ({"random_episodes": 0}, "random_episodes is 0; it must be at least 1"),
+    ],
+)
+def test_settings_that_contradict_each_other(settings, said):
+    with pytest.raises(ValueError, match=said):
+        PETS(**settings)
 
 
 class Stubborn(CEM):

@@ -199,6 +199,7 @@ def test_folders_that_are_none(capsys, trained, tmp_path):
 
 def test_folders_with_parts_missing(capsys, trained):
     path = copied(trained)
+    shutil.rmtree(path / "checkpoints" / "previous", ignore_errors=True)
 
     def said():
         return refused(capsys, "cartpole-swingup", "--dynamics", f"ensemble:{path}")
@@ -218,6 +219,17 @@ def test_folders_with_parts_missing(capsys, trained):
     for name in ("last", "best", "previous"):
         shutil.rmtree(path / "checkpoints" / name, ignore_errors=True)
     assert "has no checkpoint yet" in said()
+
+
+def test_the_checkpoint_before_stands_in_for_one_that_was_cut_short(trained):
+    path = copied(trained)
+    checkpoints = path / "checkpoints"
+    shutil.rmtree(checkpoints / "previous", ignore_errors=True)
+    shutil.copytree(checkpoints / "last", checkpoints / "previous")
+    model = checkpoints / "last" / pets.MODEL
+    model.write_bytes(model.read_bytes()[:99])
+    task = robots.load("cartpole-swingup").with_period(0.04)
+    assert sim.dynamics(f"ensemble:{path}", task).particles
 
 
 def test_while_a_checkpoint_gets_its_name_the_one_before_is_taken(trained):
