@@ -48,8 +48,8 @@ class Trajectories:
 class Differentiable(Dynamics, Protocol):
     """Dynamics with derivatives: what LQR, iLQR and the like search.
 
-    They may also have `reads_only`, True where a state's readings are all that they need, as of learned models: then plans
-    feed back on states without an `x` too.
+    They may also have `reads_only`, True where a state's readings are all that they need, as of learned models: plans
+    then feed back on states without an `x` too.
 
     Attributes:
         tangent: n, dimensions of a small change of state.
