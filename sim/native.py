@@ -69,8 +69,8 @@ def machine() -> Machine | None:
 
 
 _lock = threading.Lock()
-_loaded: dict[str, tuple[Entry, Any]] = {}
-"""By key: the entry, and the engine that its code belongs to; for the life of the process."""
+_loaded: dict[str, Entry] = {}
+"""Entries by key, for the life of the process."""
 
 
 def load(text: str, library: Iterable[str]) -> Entry | None:
@@ -96,7 +96,7 @@ def load(text: str, library: Iterable[str]) -> Entry | None:
                 binary = _compiled(here, text)
                 write(key, binary)
             _loaded[key] = _linked(here, binary)
-        return _loaded[key][0]
+        return _loaded[key]
 
 
 def recall(key: str, library: Iterable[str]) -> Entry | None:
@@ -117,7 +117,7 @@ def recall(key: str, library: Iterable[str]) -> Entry | None:
             for name, address in addresses.items():
                 here.llvm.add_symbol(name, address)
             _loaded[key] = _linked(here, binary)
-        return _loaded[key][0]
+        return _loaded[key]
 
 
 def _library_addresses(names: Iterable[str]) -> dict[str, int] | None:
@@ -142,13 +142,15 @@ def _compiled(here: Machine, text: str) -> bytes:
     return bytes(target.emit_object(module))
 
 
-def _linked(here: Machine, binary: bytes) -> tuple[Entry, Any]:
-    """The entry of compiled code, and the engine that owns it."""
+def _linked(here: Machine, binary: bytes) -> Entry:
+    """The entry of compiled code, which holds the engine that owns it."""
     llvm = here.llvm
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), here.target())
     engine.add_object_file(llvm.ObjectFileRef.from_data(binary))
     engine.finalize_object()
-    return KIND(engine.get_function_address(NAME)), engine
+    entry = KIND(engine.get_function_address(NAME))
+    entry.engine = engine  # type: ignore[attr-defined]  # whoever holds an entry holds the code that it leads to
+    return entry
 
 
 # The cache on disk ---------------------------------------------------------------------------------------------------

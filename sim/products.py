@@ -14,7 +14,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from .lanes import Assembly, Value
-from .native import NAME, load, machine
+from .native import NAME, Entry, load, machine
 
 WIDEST = 4
 """Vectors of a row that are worked on at once: two rows of them, and their factors, fit into 16 registers."""
@@ -36,10 +36,15 @@ def _width() -> int:
     return here.width
 
 
+_entries: list[Entry] = []
+"""What owns the code at the addresses given."""
+
+
 def _address_of(code: Assembly) -> int:
     """Where the compiled code begins; it stays for the life of the process."""
     entry = load(code.module(NAME, "i64 %rows, i64 %inner, ptr %table") + "\n!0 = !{}\n", code.library)
     assert entry is not None  # it calls nothing that could be missing
+    _entries.append(entry)
     return ctypes.cast(entry, ctypes.c_void_p).value or 0  # type: ignore[arg-type]
 
 

@@ -1,8 +1,12 @@
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
+from trimtab.sim import native
 from trimtab.sim.products import address, multiply, padded, product, substitute, substitution, vectors_of
 
 
@@ -53,3 +57,16 @@ def test_substitution_solves_with_a_choleskys_factor(rows, columns, seed):
     wanted = np.linalg.solve(lower @ lower.T, x[:, :columns])
     substituted(substitution(vectors_of(columns)), x, -np.tril(lower, -1), 1.0 / np.diag(lower))
     np.testing.assert_allclose(x[:, :columns], wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_code_at_an_address_stays(monkeypatch):
+    """Products are asked for by address alone: whatever else forgets compiled code, theirs is kept."""
+    monkeypatch.setattr(native, "_loaded", {})
+    code = product.__wrapped__(1, 1)
+    entry = weakref.ref(next(iter(native._loaded.values())).engine)
+    native._loaded.clear()
+    gc.collect()
+    assert entry() is not None
+    c, c0, b = np.zeros((3, 1, padded(1)))
+    multiplied(code, 1, 1, c, c0, np.ones((1, 1)), b + 2.0, np.ones(1))
+    assert c[0, 0] == 2.0
