@@ -48,13 +48,18 @@ def percentiles(mean: np.ndarray, variance: np.ndarray, target: np.ndarray) -> n
 
 
 def calibration(mean: np.ndarray, variance: np.ndarray, target: np.ndarray) -> Calibration:
-    """How well the members' mixture covers `target`, over all rows and outputs; shapes as for `percentiles`.
+    """How well the members' mixture covers `target`, over all rows; shapes as for `percentiles`.
+
+    Outputs that never vary are left out, unless none does: what always stays the same is covered by any interval.
 
     Raises:
         ValueError: no rows, or shapes that do not fit each other.
     """
     if mean.shape != variance.shape or mean.shape[1:] != target.shape or not target.size:
         raise ValueError(f"means {mean.shape}, variances {variance.shape} and targets {target.shape} do not fit")
+    varying = np.ptp(target, axis=0) > 0.0
+    if varying.any():
+        mean, variance, target = mean[..., varying], variance[..., varying], target[..., varying]
     off_centre = np.sort(2.0 * np.abs(percentiles(mean, variance, target).ravel() - 0.5))
     covered = np.searchsorted(off_centre, LEVELS, side="right") / off_centre.size
     covered90 = float(np.searchsorted(off_centre, 0.9, side="right") / off_centre.size)

@@ -11,9 +11,8 @@ of trials using probabilistic dynamics models, 2018). Resampling is Poisson(1) c
 follows from its number alone, so that training on with more data never shows a member what it was to be tested on.
 """
 
-import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,11 +20,11 @@ import scipy.stats
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint
 from .backward import Backward
-from .calibration import Calibration, calibration
+from .calibration import calibration
 from .fused import FusedMembers
 from .networks import ACTIVATIONS, Activation, BatchedMLP, GaussianHead, gaussian_nll
+from .regressor import Fit, Look, check_rows, predicted, refuse_other, scales, settings_in, state_of
 
 _POISSON = scipy.stats.poisson.cdf(np.arange(16), 1.0)
 _CHUNK = 4096  # rows that predictions of many are cut into
@@ -90,44 +89,6 @@ class EnsembleSettings:
         for name in ("weight_decay", "bound_weight", "improvement"):
             if not getattr(self, name) >= 0.0:
                 raise ValueError(f"{name} is {getattr(self, name)}, negative")
-
-
-@dataclass(frozen=True)
-class Look:
-    """One look at the hold-out while training.
-
-    Attributes:
-        updates: gradient steps so far in this fit.
-        training: mean loss since the last look, of each member (E,).
-        holdout: loss on the rows held out, of each member (E,).
-    """
-
-    updates: int
-    training: np.ndarray
-    holdout: np.ndarray
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What came of training.
-
-    Losses are those of normalised outputs, means over rows and outputs: negative log-likelihood [nats], or half the
-    squared error of an ensemble that is not probabilistic.
-
-    Attributes:
-        rows, held_out: numbers of rows trained on and held out; where none is held out, the former stand in for them.
-        updates: gradient steps.
-        holdout: loss of each member's best weights, which it has now, on the rows held out (E,).
-        calibration: of the elites' mixture, on the rows held out, over the outputs that vary.
-        looks: how it went.
-    """
-
-    rows: int
-    held_out: int
-    updates: int
-    holdout: np.ndarray
-    calibration: Calibration
-    looks: list[Look] = field(repr=False)
 
 
 class Members(nn.Module):
@@ -258,15 +219,8 @@ class Ensemble:
         Raises:
             ValueError: inputs of another shape.
         """
-        if inputs.ndim != 2 or inputs.shape[1] != self.inputs:
-            raise ValueError(f"inputs have shape {inputs.shape}, not (n, {self.inputs})")
-        parts = []
-        with torch.inference_mode():
-            for start in range(0, max(len(inputs), 1), _CHUNK):
-                x = torch.as_tensor(inputs[start : start + _CHUNK], dtype=torch.float32, device=self.device)
-                parts.append([part.cpu().double().numpy() for part in self.members(self._for_all(x))])
-        means, variances = zip(*parts)
-        return np.concatenate(means, axis=1), np.concatenate(variances, axis=1)
+        shape = self.settings.members, self.inputs
+        return predicted(self.members, inputs, shape, torch.float32, self.device)
 
     def held_out(self, rows: int, first: int = 0) -> np.ndarray:
         """Which of so many rows, numbered from `first`, are held out, (rows,) bool."""
@@ -297,7 +251,7 @@ class Ensemble:
             FloatingPointError: the loss is no longer finite; the weights are those of the best look before, and Adam
                 begins anew.
         """
-        self._check(inputs, targets)
+        check_rows(inputs, targets, (self.inputs, self.outputs))
         s = self.settings
         held, counts = self._roles(len(inputs), first)
         test = np.flatnonzero(held)
@@ -306,7 +260,9 @@ class Ensemble:
             test = train = np.arange(len(inputs))
         own = [np.repeat(train, counts[train, e]) for e in range(s.members)]
         own = [rows if len(rows) else train for rows in own]
-        self._normalise_by(inputs[train], targets[train])
+        # What varies by less than float32 tells apart says nothing.
+        for name, scale in scales(inputs[train], targets[train], 1e-5).items():
+            getattr(self.members, name).copy_(torch.as_tensor(scale))
         x, t = self._normalised(inputs, targets)
         x_test, t_test = (z[torch.as_tensor(test, device=self.device)] for z in (x, t))
         best, best_loss = self._snapshot(), self._test(x_test, t_test)
@@ -336,19 +292,14 @@ class Ensemble:
         self.version += 1
         self.elites = np.argsort(best_loss, kind="stable")[: s.elites]
         means, variances = self.predict(inputs[test])
-        varying = np.ptp(targets[test], axis=0) > 0.0  # what always stays the same is covered by any interval
-        shown = np.flatnonzero(varying) if varying.any() else np.arange(self.outputs)
-        means, variances = means[self.elites][..., shown], variances[self.elites][..., shown]
-        covered = calibration(means, variances, targets[test][:, shown])
+        covered = calibration(means[self.elites], variances[self.elites], targets[test])
         return Fit(len(train), int(held.sum()), looks[-1].updates, best_loss, covered, looks)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a fit depends on but the data and the rng: tensors, and JSON types, for `checkpoint.save`."""
         optimizer = self._optimizer.state_dict()["state"]
         return {
-            "inputs": self.inputs,
-            "outputs": self.outputs,
-            "settings": asdict(self.settings),
+            **state_of(self),
             "key": self._key,
             "elites": self.elites.tolist(),
             "members": dict(self.members.state_dict()),
@@ -361,11 +312,7 @@ class Ensemble:
         Raises:
             ValueError: it is of another shape or other settings, named; nothing has changed then.
         """
-        ours = {"inputs": self.inputs, "outputs": self.outputs, **asdict(self.settings)}
-        theirs = {"inputs": state["inputs"], "outputs": state["outputs"], **asdict(_settings(state))}
-        for name, value in ours.items():
-            if theirs[name] != value:
-                raise ValueError(f"{name} of the ensemble saved is {theirs[name]}, of this one {value}")
+        refuse_other(self, state)
         self.members.load_state_dict(state["members"])
         groups = self._optimizer.state_dict()["param_groups"]
         # Adam counts its steps, and averages in place, on the very tensors that it is given.
@@ -375,41 +322,14 @@ class Ensemble:
         self._key = int(state["key"])
         self.elites = np.array(state["elites"], dtype=int)
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes the ensemble to `path`; whole or not at all.
-
-        Raises:
-            OSError: it could not be written.
-        """
-        checkpoint.save(path, "ensemble", self.state_dict())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike, device: str | torch.device = "cpu") -> "Ensemble":
-        """The ensemble saved at `path`, which trains on to the same numbers as the one saved would have.
-
-        Raises:
-            OSError: it can not be read.
-            ValueError: it is no ensemble's checkpoint, or not the whole of one.
-        """
-        return cls.from_state_dict(checkpoint.load(path, "ensemble", device), device)
-
     @classmethod
     def from_state_dict(cls, state: dict[str, Any], device: str | torch.device = "cpu") -> "Ensemble":
         """The ensemble that `state_dict` was taken of, on `device`."""
-        ensemble = cls(state["inputs"], state["outputs"], np.random.default_rng(0), _settings(state), device)
+        ensemble = cls(
+            state["inputs"], state["outputs"], np.random.default_rng(0), settings_in(EnsembleSettings, state), device
+        )
         ensemble.load_state_dict(state)
         return ensemble
-
-    def _check(self, inputs: np.ndarray, targets: np.ndarray) -> None:
-        n = len(inputs)
-        if inputs.shape != (n, self.inputs) or targets.shape != (n, self.outputs):
-            shapes = f"inputs have shape {inputs.shape} and targets {targets.shape}"
-            raise ValueError(f"{shapes}, not (n, {self.inputs}) and (n, {self.outputs})")
-        if not n:
-            raise ValueError("there are no rows to train on")
-        bad = np.flatnonzero(~(np.isfinite(inputs).all(axis=1) & np.isfinite(targets).all(axis=1)))
-        if bad.size:
-            raise ValueError(f"{bad.size} of {n} rows hold numbers that are not finite, the first of them row {bad[0]}")
 
     def _roles(self, rows: int, first: int) -> tuple[np.ndarray, np.ndarray]:
         """Which rows are held out (rows,), and how often each counts for each member (rows, E)."""
@@ -419,22 +339,6 @@ class Ensemble:
         uniform = stream.random((rows, 4 * blocks))
         counts = np.searchsorted(_POISSON, uniform[:, 1 : 1 + s.members], side="right")
         return uniform[:, 0] < s.holdout, counts if s.bootstrap else np.ones_like(counts)
-
-    def _normalise_by(self, inputs: np.ndarray, targets: np.ndarray) -> None:
-        m = self.members
-        # What varies by less than float32 tells apart says nothing.
-        still = inputs.std(axis=0) <= 1e-5 * np.abs(inputs).max(axis=0)
-        scale = np.where(still, 1.0, inputs.std(axis=0))
-        # An output that does not vary is predicted as what it is, and next to no noise.
-        tiny = 1e-6 * np.maximum(np.abs(targets).max(axis=0), 1e-6)
-        pairs = (
-            (m.input_mean, inputs.mean(axis=0)),
-            (m.input_scale, scale),
-            (m.output_mean, targets.mean(axis=0)),
-            (m.output_scale, np.maximum(targets.std(axis=0), tiny)),
-        )
-        for buffer, value in pairs:
-            buffer.copy_(torch.as_tensor(value))
 
     def _normalised(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[Tensor, Tensor]:
         """Data as the networks see them, in float32 only after normalising: a mean may be far larger than a scale."""
@@ -484,15 +388,3 @@ class Ensemble:
         with torch.no_grad():
             for kept, p in zip(best, self.members.parameters()):
                 p.copy_(kept)
-
-
-def _settings(state: dict[str, Any]) -> EnsembleSettings:
-    """Those in an ensemble's state.
-
-    Raises:
-        ValueError: settings that are not known here.
-    """
-    known = {f.name for f in fields(EnsembleSettings)}
-    if unknown := sorted(set(state["settings"]) - known):
-        raise ValueError(f"the ensemble saved has settings unknown here: {', '.join(unknown)}")
-    return EnsembleSettings(**state["settings"])

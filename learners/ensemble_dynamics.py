@@ -30,7 +30,8 @@ from ..sim.interface import Rollout, State, check_candidates
 from ..sim.linearization import Linearization, Trajectories
 from .cuda_graph import Graph
 from .exploration import Bonus, information_gain
-from .learned_model import LearnedModel, Members
+from .learned_model import LearnedModel
+from .regressor import Predictor
 from .replay import Signature
 from .threads import in_threads
 
@@ -209,7 +210,7 @@ class EnsembleDynamics:
         orders = rng.permuted(np.tile(np.arange(self.particles), (horizon, 1)), axis=1)
         return torch.as_tensor(orders, device=device), normal
 
-    def _step(self, members: Members, y: Tensor, u: Tensor, order: Tensor | None, noise: Tensor | None) -> Tensor:
+    def _step(self, members: Predictor, y: Tensor, u: Tensor, order: Tensor | None, noise: Tensor | None) -> Tensor:
         """Readings (E, n, ny) after one step from `y` under controls (n, nu)."""
         encoding = self.model.encoding
         dealt = order if self.propagation == "ts1" else None
@@ -239,7 +240,7 @@ class EnsembleDynamics:
         controls = u.expand(len(y), -1, -1).reshape(-1, u.shape[-1]).cpu().double().numpy()
         return _tensor(self.model.before(rows, controls), y.device).reshape(y.shape)
 
-    def _gain(self, members: Members, y: Tensor, u: Tensor) -> Tensor:
+    def _gain(self, members: Predictor, y: Tensor, u: Tensor) -> Tensor:
         """Information gain (n,) of a step from the particles' mean readings (n, ny) under controls (n, nu)."""
         told = self.model.encoding.tell(y, u)
         means, variances = members(told.expand(len(self.model.regressor.elites), -1, -1))

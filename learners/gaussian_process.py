@@ -16,7 +16,7 @@ times as long; and it runs where the tensors are.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -26,11 +26,10 @@ from torch import Tensor
 
 from ..robots.plugins import UnknownName
 from .calibration import calibration
-from .ensemble import Fit, Look
+from .regressor import Fit, Look, check_rows, predicted, refuse_other, scales, settings_in, state_of
 
 Kernel = Literal["squared_exponential", "matern52"]
 
-_CHUNK = 2048  # rows that predictions of many are cut into
 _LENGTHS = 1e-2, 1e5
 _SIGNALS = 1e-2, 1e2
 _NEXT_TO_NOTHING = 1e-24
@@ -178,15 +177,7 @@ class GaussianProcess:
         Raises:
             ValueError: inputs of another shape.
         """
-        if inputs.ndim != 2 or inputs.shape[1] != self.inputs:
-            raise ValueError(f"inputs have shape {inputs.shape}, not (n, {self.inputs})")
-        parts = []
-        with torch.inference_mode():
-            for start in range(0, max(len(inputs), 1), _CHUNK):
-                x = torch.as_tensor(inputs[start : start + _CHUNK], dtype=torch.float64, device=self.device)
-                parts.append([part.cpu().numpy() for part in self.posterior(x[None])])
-        means, variances = zip(*parts)
-        return np.concatenate(means, axis=1), np.concatenate(variances, axis=1)
+        return predicted(self.posterior, inputs, (1, self.inputs), torch.float64, self.device)
 
     def held_out(self, rows: int, first: int = 0) -> np.ndarray:
         """Which of so many rows, numbered from `first`, are held out, (rows,) bool; their numbers alone tell."""
@@ -217,18 +208,18 @@ class GaussianProcess:
             ValueError: other shapes, no rows, or numbers that are not finite; nothing has changed then.
             FloatingPointError: no likelihood is finite; nothing has changed then.
         """
-        self._check(inputs, targets)
+        check_rows(inputs, targets, (self.inputs, self.outputs))
         held = self.held_out(len(inputs), first)
         test, train = np.flatnonzero(held), np.flatnonzero(~held)
         if not len(train):
             test, train = train, np.arange(len(inputs))
-        scales = _scales(inputs[train], targets[train])
-        x = (inputs - scales["input_mean"]) / scales["input_scale"]
-        t = (targets - scales["output_mean"]) / scales["output_scale"]
+        sizes = scales(inputs[train], targets[train], 1e-12)
+        x = (inputs - sizes["input_mean"]) / sizes["input_scale"]
+        t = (targets - sizes["output_mean"]) / sizes["output_scale"]
         kept = train[_spread(x[train], self.settings.most_rows)]
         rows, wanted = (torch.as_tensor(z[kept], dtype=torch.float64, device=self.device) for z in (x, t))
         found = [self._search(rows, wanted[:, k], k) for k in range(self.outputs)]
-        self.posterior = self._learned(rows, wanted, np.stack([search.x for search in found]), scales)
+        self.posterior = self._learned(rows, wanted, np.stack([search.x for search in found]), sizes)
         self.version += 1
         if len(test):
             means, variances = self.predict(inputs[test])
@@ -236,10 +227,8 @@ class GaussianProcess:
             test = kept
             means, variances = self._left_out(targets[kept])
         errors = (means - targets[test]) ** 2 / variances
-        loss = 0.5 * np.mean(errors + np.log(2.0 * np.pi * variances / scales["output_scale"] ** 2), axis=(1, 2))
-        varying = np.ptp(targets[test], axis=0) > 0.0  # what always stays the same is covered by any interval
-        shown = np.flatnonzero(varying) if varying.any() else np.arange(self.outputs)
-        covered = calibration(means[..., shown], variances[..., shown], targets[test][:, shown])
+        loss = 0.5 * np.mean(errors + np.log(2.0 * np.pi * variances / sizes["output_scale"] ** 2), axis=(1, 2))
+        covered = calibration(means, variances, targets[test])
         evaluations = sum(int(search.nfev) for search in found)
         training = np.array([np.mean([search.fun for search in found])])
         look = Look(evaluations, training, loss)
@@ -251,9 +240,7 @@ class GaussianProcess:
         """All that predictions and another fit depend on but the data: tensors, and JSON types."""
         parts = {f.name: getattr(self.posterior, f.name) for f in fields(Posterior) if f.name != "kernel"}
         return {
-            "inputs": self.inputs,
-            "outputs": self.outputs,
-            "settings": asdict(self.settings),
+            **state_of(self),
             "key": self._key,
             "posterior": parts,
         }
@@ -264,11 +251,7 @@ class GaussianProcess:
         Raises:
             ValueError: it is of another shape or other settings, named; nothing has changed then.
         """
-        ours = {"inputs": self.inputs, "outputs": self.outputs, **asdict(self.settings)}
-        theirs = {"inputs": state["inputs"], "outputs": state["outputs"], **asdict(_settings(state))}
-        for name, value in ours.items():
-            if theirs[name] != value:
-                raise ValueError(f"{name} of the Gaussian processes saved is {theirs[name]}, of these {value}")
+        refuse_other(self, state)
         parts = {name: part.to(self.device, copy=True) for name, part in state["posterior"].items()}
         self.posterior = Posterior(self.settings.kernel, **parts)
         self._key = int(state["key"])
@@ -277,20 +260,15 @@ class GaussianProcess:
     @classmethod
     def from_state_dict(cls, state: dict[str, Any], device: str | torch.device = "cpu") -> "GaussianProcess":
         """The processes that `state_dict` was taken of, on `device`."""
-        process = cls(state["inputs"], state["outputs"], np.random.default_rng(0), _settings(state), device)
+        process = cls(
+            state["inputs"],
+            state["outputs"],
+            np.random.default_rng(0),
+            settings_in(GaussianProcessSettings, state),
+            device,
+        )
         process.load_state_dict(state)
         return process
-
-    def _check(self, inputs: np.ndarray, targets: np.ndarray) -> None:
-        n = len(inputs)
-        if inputs.shape != (n, self.inputs) or targets.shape != (n, self.outputs):
-            shapes = f"inputs have shape {inputs.shape} and targets {targets.shape}"
-            raise ValueError(f"{shapes}, not (n, {self.inputs}) and (n, {self.outputs})")
-        if not n:
-            raise ValueError("there are no rows to train on")
-        bad = np.flatnonzero(~(np.isfinite(inputs).all(axis=1) & np.isfinite(targets).all(axis=1)))
-        if bad.size:
-            raise ValueError(f"{bad.size} of {n} rows hold numbers that are not finite, the first of them row {bad[0]}")
 
     def _search(self, rows: Tensor, t: Tensor, output: int) -> Any:
         """The logarithms of lengths, signal and noise (di + 2,) that make `t` (m,) likeliest."""
@@ -390,18 +368,6 @@ def _unlikelihood(kernel: Kernel, x: Tensor, t: Tensor, parameters: np.ndarray) 
     return value.item() / m, (torch.cat([by_lengths, by_sizes]) / m).cpu().numpy()
 
 
-def _scales(inputs: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
-    """What inputs and outputs are normalised by; what does not vary keeps its size, or next to none."""
-    still = inputs.std(axis=0) <= 1e-12 * np.abs(inputs).max(axis=0)
-    tiny = 1e-6 * np.maximum(np.abs(targets).max(axis=0), 1e-6)
-    return {
-        "input_mean": inputs.mean(axis=0),
-        "input_scale": np.where(still, 1.0, inputs.std(axis=0)),
-        "output_mean": targets.mean(axis=0),
-        "output_scale": np.maximum(targets.std(axis=0), tiny),
-    }
-
-
 def _spread(x: np.ndarray, most: int) -> np.ndarray:
     """Which of the points `x` (n, d) are kept, in their order: all, or as many as are wanted, far from each other."""
     if len(x) <= most:
@@ -414,15 +380,3 @@ def _spread(x: np.ndarray, most: int) -> np.ndarray:
         distance = np.minimum(distance, ((x - x[chosen[k - 1]]) ** 2).sum(axis=1))
         chosen[k] = distance.argmax()
     return np.sort(chosen)
-
-
-def _settings(state: dict[str, Any]) -> GaussianProcessSettings:
-    """Those in a state.
-
-    Raises:
-        ValueError: settings that are not known here.
-    """
-    known = {f.name for f in fields(GaussianProcessSettings)}
-    if unknown := sorted(set(state["settings"]) - known):
-        raise ValueError(f"the Gaussian processes saved have settings unknown here: {', '.join(unknown)}")
-    return GaussianProcessSettings(**state["settings"])

@@ -16,78 +16,18 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..robots.plugins import UnknownName
 from ..robots.task import Robot
 from . import checkpoint
 from .encoding import Encoding
-from .ensemble import Ensemble, EnsembleSettings, Fit, Look
+from .ensemble import Ensemble, EnsembleSettings
 from .gaussian_process import GaussianProcess
 from .nominal import AnalyticNominal
+from .regressor import Fit, Look, Regressor
 from .replay import Replay, Signature, Transitions
 
 _KIND = "learned model"
-
-
-class Members(Protocol):
-    """E' models ready for predicting, each its own inputs (E', n, di); torch differentiates them."""
-
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and variances (E', n, do)."""
-        ...
-
-    def means(self, x: Tensor) -> Tensor:
-        """Means alone (E', n, do)."""
-        ...
-
-
-class Regressor(Protocol):
-    """E models, each of which predicts a normal distribution of the outputs (do,) of inputs (di,).
-
-    Attributes:
-        kind: its name in checkpoints.
-        settings: a dataclass of what it was made with.
-        inputs, outputs: di and do.
-        elites: those of the E that predictions should use, best first.
-        version: grows with whatever changes predictions.
-    """
-
-    kind: str
-    settings: Any
-    inputs: int
-    outputs: int
-    elites: np.ndarray
-    version: int
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        ...
-
-    def elite_members(self) -> Members:
-        """The elites as they are now."""
-        ...
-
-    def predict(self, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Means and variances (E, n, do) of the outputs of inputs (n, di), by all E."""
-        ...
-
-    def fit(
-        self,
-        inputs: np.ndarray,
-        targets: np.ndarray,
-        rng: np.random.Generator,
-        *,
-        first: int = 0,
-        observe: Callable[[Look], None] | None = None,
-    ) -> Fit:
-        """Learns from `targets` (n, do) of `inputs` (n, di), the first of which is row number `first` ever."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that it is: tensors and JSON types."""
-        ...
 
 
 class Nominal(Protocol):

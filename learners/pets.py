@@ -31,13 +31,14 @@ from ..sim.interface import Scene, State
 from . import checkpoint
 from .calibration import calibration
 from .encoding import Encoding
-from .ensemble import Ensemble, EnsembleSettings, Fit, Look
+from .ensemble import Ensemble, EnsembleSettings
 from .ensemble_dynamics import EnsembleDynamics, Propagation, check_particles
 from .exploration import Bonus, InformationGain, Optimism
 from .gaussian_process import GaussianProcess, GaussianProcessSettings
 from .interface import Environment, Progress, TrainingError, Watch
-from .learned_model import LearnedModel, Regressor
+from .learned_model import LearnedModel
 from .nominal import AnalyticNominal
+from .regressor import Fit, Look, Regressor
 from .replay import Replay
 
 MODEL, REPLAY, STATE = "model.safetensors", "replay.npz", "state.json"
@@ -271,12 +272,9 @@ class PETSTraining:
         if not self.model.regressor.version or not len(rows):
             return np.nan
         inputs, targets = self.model.data(self.replay.rows(rows))
-        varying = np.ptp(targets, axis=0) > 0.0
-        if not varying.any():
-            return np.nan
         elites = self.model.regressor.elites
-        mean, variance = (part[elites][..., varying] for part in self.model.regressor.predict(inputs))
-        return calibration(mean, variance, targets[:, varying]).covered90
+        mean, variance = (part[elites] for part in self.model.regressor.predict(inputs))
+        return calibration(mean, variance, targets).covered90
 
     def _metrics(self, episode: Episode, fit: Fit, foreseen: float, rejected: int, fit_s: float) -> Mapping[str, float]:
         return {

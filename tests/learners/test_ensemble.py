@@ -301,14 +301,22 @@ def test_same_seed_same_numbers():
     assert not np.array_equal(one, third)
 
 
+def save(ensemble, path):
+    checkpoint.save(path, "ensemble", ensemble.state_dict())
+
+
+def load(path):
+    return Ensemble.from_state_dict(checkpoint.load(path, "ensemble"))
+
+
 @pytest.mark.parametrize("probabilistic", [True, False])
 def test_a_resumed_ensemble_trains_to_the_same_numbers(tmp_path, probabilistic):
     ensemble, _, rng = fitted(replace(SMALL, probabilistic=probabilistic))
-    ensemble.save(tmp_path / "ensemble.safetensors")
+    save(ensemble, tmp_path / "ensemble.safetensors")
     stream = json.loads(json.dumps(checkpoint.rng_state(rng)))
     x, t, _ = wavy(700, np.random.default_rng(9))
     whole = ensemble.fit(x, t, rng)
-    resumed = Ensemble.load(tmp_path / "ensemble.safetensors")
+    resumed = load(tmp_path / "ensemble.safetensors")
     restored = np.random.default_rng(123)
     checkpoint.restore_rng(restored, stream)
     again = resumed.fit(x, t, restored)
@@ -323,33 +331,33 @@ def test_a_resumed_ensemble_trains_to_the_same_numbers(tmp_path, probabilistic):
 
 def test_a_state_does_not_change_as_training_goes_on(tmp_path):
     ensemble, _, rng = fitted(SMALL)
-    ensemble.save(tmp_path / "a")
-    other = Ensemble.load(tmp_path / "a")
+    save(ensemble, tmp_path / "a")
+    other = load(tmp_path / "a")
     state = checkpoint.load(tmp_path / "a", "ensemble")
     other.load_state_dict(state)
     other.fit(*wavy(100, rng)[:2], rng)
     ensemble.load_state_dict(state)
-    ensemble.save(tmp_path / "b")
+    save(ensemble, tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_damaged_checkpoints_are_refused(tmp_path):
     ensemble, path = fitted(SMALL, n=50)[0], tmp_path / "ensemble.safetensors"
-    ensemble.save(path)
+    save(ensemble, path)
     whole = path.read_bytes()
     for size in (0, 5, 200, len(whole) - 1):
         path.write_bytes(whole[:size])
         with pytest.raises(ValueError, match=r"ensemble\.safetensors is no checkpoint, or not the whole of one"):
-            Ensemble.load(path)
+            load(path)
     checkpoint.save(path, "policy", {})
     with pytest.raises(ValueError, match="of kind 'policy', not 'ensemble'"):
-        Ensemble.load(path)
+        load(path)
     state = ensemble.state_dict()
     checkpoint.save(path, "ensemble", {**state, "settings": {**state["settings"], "dropout": 0.1}})
     with pytest.raises(ValueError, match="settings unknown here: dropout"):
-        Ensemble.load(path)
+        load(path)
     with pytest.raises(FileNotFoundError):
-        Ensemble.load(tmp_path / "none")
+        load(tmp_path / "none")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from trimtab import robots, sim
 from trimtab.controllers.cem import CEM
 from trimtab.controllers.ilqr import ILQR
 from trimtab.controllers.problem import Problem
+from trimtab.learners import checkpoint
 from trimtab.learners.encoding import Encoding
 from trimtab.learners.ensemble import Ensemble, EnsembleSettings
 from trimtab.learners.ensemble_dynamics import EnsembleDynamics
@@ -260,7 +261,7 @@ def test_a_saved_model_predicts_and_trains_as_the_one_saved(tmp_path):
     np.testing.assert_array_equal(one, other)
     with pytest.raises(ValueError, match="is of another robot: cartpole; expected: pendulum"):
         LearnedModel.load(tmp_path / "model.safetensors", robots.load("pendulum-swingup").robot)
-    model.regressor.save(tmp_path / "ensemble.safetensors")
+    checkpoint.save(tmp_path / "ensemble.safetensors", "ensemble", model.regressor.state_dict())
     with pytest.raises(ValueError, match="of kind 'ensemble', not 'learned model'"):
         LearnedModel.load(tmp_path / "ensemble.safetensors", TASK.robot)
 

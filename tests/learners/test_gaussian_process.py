@@ -194,7 +194,7 @@ def test_a_loaded_process_predicts_and_trains_as_the_one_saved(tmp_path):
         for one in (process, loaded):
             one.fit(*waves(90), np.random.default_rng(0))
         assert (process.version, loaded.version) == (before[0] + 1, before[1] + 1)
-    with pytest.raises(ValueError, match="most_rows of the Gaussian processes saved is 400, of these 50"):
+    with pytest.raises(ValueError, match="most_rows of the gaussian_process saved is 400, of this one 50"):
         GaussianProcess(3, 2, np.random.default_rng(0), GaussianProcessSettings(most_rows=50)).load_state_dict(
             process.state_dict()
         )
