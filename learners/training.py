@@ -41,14 +41,17 @@ class Piece:
 
 
 class Observer(Protocol):
-    """Sees how training goes; `watch` may be called from other threads than the rest."""
+    """Sees how training goes; `watch` may be called from other threads than the rest.
+
+    What one raises is noted, once, and ends nothing. Only a `BrokenPipeError` does: nobody looks any more.
+    """
 
     def start(self, saved: Saved, steps: int) -> None:
         """Training goes on from `saved` until there are `steps` control steps."""
         ...
 
     def note(self, text: str) -> None:
-        """Something that a person should know."""
+        """Something that a person should know; if it is about another observer's end, it may come after the own."""
         ...
 
     def watch(self, doing: str, numbers: Mapping[str, float]) -> None:
@@ -109,18 +112,14 @@ def train(
     with folder.claimed():
         saved, note = folder.restore(learner)
         folder.ask(steps)
-        logs = Logs(folder, saved)
-        try:
-            for observer in observers:
-                observer.start(saved, steps)
+        logs, audience = Logs(folder, saved), _Audience(observers)
+        with contextlib.ExitStack() as ending:
+            ending.callback(audience.end)
+            ending.callback(logs.close)
+            audience.start(saved, steps)
             if note:
-                for observer in observers:
-                    observer.note(note)
-            status, reason, trace = _pieces(learner, folder, logs, saved, steps, observers, share, clock)
-        finally:
-            logs.close()
-            for observer in observers:
-                observer.end()
+                audience.note(note)
+            status, reason, trace = _pieces(learner, folder, logs, saved, steps, audience, share, clock)
         # What the folder holds, not what was meant: a signal may come while a checkpoint gets its name.
         kept = _kept(folder)
         rows = [row for row in read(folder.metrics) if row["piece"] == kept.pieces]
@@ -133,21 +132,16 @@ def _pieces(
     logs: Logs,
     saved: Saved,
     steps: int,
-    observers: Sequence[Observer],
+    audience: "_Audience",
     share: float,
     clock: Callable[[], float],
 ) -> tuple[Status, str, str]:
     """Trains from `saved` on; how that ended, why, and the trace of an error that was not foreseen."""
-
-    def watch(doing: str, numbers: Mapping[str, float]) -> None:
-        for observer in observers:
-            observer.watch(doing, numbers)
-
     begun = clock() - saved.wall_s
     due, now = -math.inf, saved
     try:
         while now.steps < steps:
-            progress = learner.advance(watch)
+            progress = learner.advance(audience.watch)
             if progress.steps <= now.steps:
                 raise TrainingError(f"a piece of training gained no step beyond {now.steps}")
             took = clock() - begun
@@ -159,8 +153,7 @@ def _pieces(
                 before = clock()
                 folder.save(learner, now, best=improved, episode=progress.episode)
                 due = clock() + (clock() - before) / share
-            for observer in observers:
-                observer.piece(Piece(row, now.best, improved, progress.episode))
+            audience.piece(Piece(row, now.best, improved, progress.episode))
     except KeyboardInterrupt:
         return "interrupted", "interrupted", ""
     except TrainingError as error:
@@ -180,13 +173,51 @@ def _kept(folder: RunFolder) -> Saved:
     return Saved()
 
 
-def _tell(observers: Sequence[Observer], piece: Piece) -> None:
-    """Tells observers of a piece; one that can not deal with it is not worth the training."""
-    for observer in observers:
+class _Audience:
+    """Observers as one, which raises nothing but that nobody looks any more: no observer is worth the training."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = observers
+        self._complaints: set[str] = set()
+
+    def start(self, saved: Saved, steps: int) -> None:
+        self._tell(lambda observer: observer.start(saved, steps))
+
+    def note(self, text: str) -> None:
+        self._tell(lambda observer: observer.note(text))
+
+    def watch(self, doing: str, numbers: Mapping[str, float]) -> None:
+        self._tell(lambda observer: observer.watch(doing, numbers))
+
+    def piece(self, piece: Piece) -> None:
+        self._tell(lambda observer: observer.piece(piece))
+
+    def end(self) -> None:
+        with contextlib.ExitStack() as ending:  # every one is told, whatever comes of another, and Ctrl-C too
+            for observer in reversed(self._observers):
+                ending.callback(self._try, observer, lambda observer: observer.end())
+
+    def _tell(self, what: Callable[[Observer], None]) -> None:
+        for observer in self._observers:
+            self._try(observer, what)
+
+    def _try(self, observer: Observer, what: Callable[[Observer], None]) -> None:
         try:
-            observer.piece(piece)
-        except BrokenPipeError:  # nobody looks any more
+            what(observer)
+        except BrokenPipeError:
             raise
         except Exception as error:
-            for other in observers:
-                other.note(f"{type(observer).__name__}: {type(error).__name__}: {error}")
+            self._complain(f"{type(observer).__name__}: {type(error).__name__}: {error}")
+
+    def _complain(self, text: str) -> None:
+        """Notes what became of an observer: to all, since whoever can not show a piece may be who prints."""
+        if text in self._complaints:
+            return
+        self._complaints.add(text)
+        for observer in self._observers:
+            try:
+                observer.note(text)
+            except BrokenPipeError:
+                raise
+            except Exception:  # this one can not even say so
+                continue

@@ -66,12 +66,10 @@ def uninterrupted(environment, tmp_path_factory):
 
 
 class Witness:
-    """Notes all that it is told; raises `error` once so many candidates of piece `at` were tried."""
+    """Notes all that it is told."""
 
-    def __init__(self, error=None, at=0, candidates=2):
+    def __init__(self):
         self.told, self.notes, self.pieces = [], [], []
-        self.error, self.at, self.candidates = error, at, candidates
-        self.count = 0
 
     def start(self, saved, steps):
         self.told.append((saved, steps))
@@ -80,14 +78,31 @@ class Witness:
         self.notes.append(text)
 
     def watch(self, doing, numbers):
-        if self.error is not None and len(self.pieces) + 1 == self.at and doing == f"candidate {self.candidates}":
-            raise self.error
+        pass
 
     def piece(self, piece):
         self.pieces.append(piece)
 
     def end(self):
         self.told.append("end")
+
+
+def breaking_off(learner, error, at, candidates=2):
+    """The learner, which raises `error` once so many candidates of its piece `at` were tried."""
+    advance, pieces = learner.advance, itertools.count(1)
+
+    def broken(watch):
+        piece = next(pieces)
+
+        def watched(doing, numbers):
+            if piece == at and doing == f"candidate {candidates}":
+                raise error
+            watch(doing, numbers)
+
+        return advance(watched)
+
+    learner.advance = broken
+    return learner
 
 
 def content(folder, name):
@@ -161,7 +176,7 @@ def test_a_run_continued_is_the_run_uninterrupted(begin, uninterrupted, share):
 def test_a_run_broken_off_within_a_piece_and_continued_is_the_run_uninterrupted(begin, uninterrupted, error):
     once = uninterrupted(6)
     learner, folder = begin("twice")
-    outcome = train(learner, folder, steps=6 * PIECE, share=np.inf, observers=[Witness(error, at=4)])
+    outcome = train(breaking_off(learner, error, at=4), folder, steps=6 * PIECE, share=np.inf)
     assert outcome.status == ("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
     assert outcome.saved.pieces == 3
     assert outcome.row["piece"] == 3
@@ -178,8 +193,8 @@ def test_pieces_after_the_checkpoint_are_done_anew(begin, uninterrupted):
     assert worse < 11
     learner, folder = begin("twice")
     # A clock by which a checkpoint takes as long as a piece: a twentieth of the time is not enough for the next.
-    ticks, witness = itertools.count(), Witness(KeyboardInterrupt(), at=worse + 2)
-    outcome = train(learner, folder, steps=12 * PIECE, observers=[witness], clock=lambda: next(ticks))
+    ticks, broken = itertools.count(), breaking_off(learner, KeyboardInterrupt(), at=worse + 2)
+    outcome = train(broken, folder, steps=12 * PIECE, clock=lambda: next(ticks))
     assert len(logs.read(folder.metrics)) == worse + 1
     assert outcome.saved.pieces == folder.saved().pieces == outcome.row["piece"] == worse
     twice = begin("twice")
@@ -190,7 +205,7 @@ def test_pieces_after_the_checkpoint_are_done_anew(begin, uninterrupted):
 def test_interrupted_before_the_first_checkpoint_begins_anew(begin, uninterrupted):
     once = uninterrupted(2)
     learner, folder = begin("twice")
-    outcome = train(learner, folder, steps=2 * PIECE, observers=[Witness(KeyboardInterrupt(), at=1)])
+    outcome = train(breaking_off(learner, KeyboardInterrupt(), at=1), folder, steps=2 * PIECE)
     assert (outcome.status, outcome.saved, dict(outcome.row)) == ("interrupted", Saved(), {})
     twice = begin("twice")
     train(*twice, steps=2 * PIECE)
@@ -301,6 +316,62 @@ def test_a_full_disk_under_the_table(begin, monkeypatch):
         with pytest.raises(TrainingError, match=r"can not write '.*metrics.csv': No space left"):
             train(learner, folder, steps=4 * PIECE)
     assert len(logs.read(folder.metrics)) == 2
+
+
+def test_a_piece_without_a_step_ends_the_run(begin):
+    learner, folder = begin()
+    advance, pieces = learner.advance, itertools.count(1)
+
+    def idle(watch):
+        return advance(watch) if next(pieces) < 3 else replace(advance(watch), steps=2 * PIECE)
+
+    learner.advance = idle
+    outcome = train(learner, folder, steps=4 * PIECE, share=np.inf)
+    assert (outcome.status, outcome.reason) == ("failed", f"a piece of training gained no step beyond {2 * PIECE}")
+    assert outcome.saved.pieces == 2
+
+
+@pytest.mark.parametrize("method", ["start", "note", "watch", "piece", "end"])
+def test_an_observer_that_fails_ends_nothing(begin, method):
+    learner, folder = begin()
+    train(learner, folder, steps=2 * PIECE, share=np.inf)
+    (folder.checkpoint("last") / "progress.json").write_text("{")  # so that there is something to note
+
+    class Broken(Witness):
+        pass
+
+    def fail(self, *args):
+        raise ZeroDivisionError("a bug")
+
+    setattr(Broken, method, fail)
+    broken, before, after = Broken(), Witness(), Witness()
+    outcome = train(*begin(), steps=4 * PIECE, observers=[before, broken, after])
+    assert (outcome.status, outcome.saved.pieces) == ("done", 4)
+    for witness in (before, after):
+        assert [piece.row["piece"] for piece in witness.pieces] == [2, 3, 4]
+        assert len(witness.told) == 2
+        assert witness.told[-1] == "end"
+        assert [note for note in witness.notes if "checkpoint 'last'" not in note] == [
+            "Broken: ZeroDivisionError: a bug"
+        ]
+    assert ("Broken: ZeroDivisionError: a bug" in broken.notes) == (method != "note")
+
+
+@pytest.mark.parametrize("method", ["piece", "end"])
+def test_training_ends_where_nobody_looks_any_more(begin, method):
+    class Gone(Witness):
+        pass
+
+    def fail(self, *args):
+        raise BrokenPipeError
+
+    setattr(Gone, method, fail)
+    learner, folder = begin()
+    after = Witness()
+    with pytest.raises(BrokenPipeError):
+        train(learner, folder, steps=2 * PIECE, observers=[Gone(), after])
+    assert after.told[-1] == "end"
+    assert folder.saved().pieces == (1 if method == "piece" else 2)
 
 
 def test_tensorboard_forgets_what_was_done_anew(begin):
