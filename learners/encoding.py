@@ -132,7 +132,10 @@ class Encoding:
         if self.values or self.clocks:
             kept, passed = self._held if namespace(y) is np else _tensors(self, "_held", y.dtype, y.device)
             y = y * kept + passed
-        y = y + change
+        return self.within(y + change)
+
+    def within(self, y: Array) -> Array:
+        """Readings (..., ny) as close as may be: joints within their limits, quaternions of length 1."""
         if self.bounded:
             # No data lie beyond a limit, and what networks make of such a place is a way out that is none.
             xp = namespace(y)

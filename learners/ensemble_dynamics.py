@@ -3,9 +3,10 @@
 A prediction is a mixture: particles, each of which follows one member at a time and the noise that it predicts.
 Trajectory sampling is of two kinds (Chua et al., Deep reinforcement learning in a handful of trials using probabilistic
 dynamics models, 2018): TS1 draws another member for every step, TS-infinity one for the whole horizon. Moment matching
-draws the particles anew after every step, from the normal distribution that has their mean and their covariance. With
-`mean`, the elites are the particles, and each follows its own mean without noise. Members' means are never averaged
-along a rollout: what they disagree on is the risk that planners weigh.
+draws the particles anew after every step, from the normal distribution that has their mean and their covariance, kept
+within what readings can be: joints' limits, unit quaternions. With `mean`, the elites are the particles, and each
+follows its own mean without noise. Members' means are never averaged along a rollout: what they disagree on is the risk
+that planners weigh.
 
 All candidates meet the same draws of members and noise (common random numbers): every candidate's cost is distributed
 as if its draws were its own, but a difference between two candidates is not down to luck (Ng and Jordan, PEGASUS: a
@@ -229,7 +230,7 @@ class EnsembleDynamics:
         if order is not None and self.propagation == "moments":
             # With Z normal, rows of Z (Y - mean) / sqrt(E - 1) have the covariance of Y's rows.
             centre = y.mean(dim=0)
-            y = centre + torch.tensordot(order, y - centre, dims=1)
+            y = encoding.within(centre + torch.tensordot(order, y - centre, dims=1))
         return y
 
     def _before(self, y: Tensor, u: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from trimtab.sim.branching import Branching, branching
 from trimtab.sim.conformance import DynamicsConformance
 
 TASK = robots.load("cartpole-swingup")
+PROPAGATIONS = ("ts1", "tsinf", "moments", "mean")
 SMALL = EnsembleSettings(members=4, elites=2, hidden=(32, 32), batch=128, epochs=60)
 
 
@@ -133,16 +134,18 @@ def test_a_step_has_the_mixtures_moments():
     np.testing.assert_allclose(y.var(axis=0), total, rtol=0.06)
 
 
-def opposed():
-    """Two members without noise: one moves the cart by 1 each step, the other by -1."""
+def opposed(far=1.0, *, endless=True):
+    """Two members without noise: one moves the cart by `far` each step, the other by -`far`."""
     settings = EnsembleSettings(members=2, elites=2, hidden=(4,), probabilistic=False)
-    endless = replace(Encoding.of(TASK.robot), bounded=(), low=(), high=())
-    model = LearnedModel(TASK.robot, np.random.default_rng(0), settings, endless)
+    encoding = Encoding.of(TASK.robot)
+    if endless:
+        encoding = replace(encoding, bounded=(), low=(), high=())
+    model = LearnedModel(TASK.robot, np.random.default_rng(0), settings, encoding)
     network = model.regressor.members.network
     with torch.no_grad():
         for p in network.parameters():
             p.zero_()
-        network.biases[-1][:, 0, 0] = torch.tensor([1.0, -1.0])
+        network.biases[-1][:, 0, 0] = torch.tensor([far, -far])
     return model
 
 
@@ -377,7 +380,7 @@ def test_information_gain_is_the_mutual_information_of_normal_numbers():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("propagation", ["ts1", "tsinf", "moments", "mean"])
+@pytest.mark.parametrize("propagation", PROPAGATIONS)
 def test_graphs_on_a_gpu_predict_what_the_cpu_does(propagation, tmp_path):
     model, _ = learned()
     model.save(tmp_path / "model.safetensors")
@@ -391,16 +394,35 @@ def test_graphs_on_a_gpu_predict_what_the_cpu_does(propagation, tmp_path):
         np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4)
 
 
-def test_joints_do_not_go_beyond_their_limits():
-    model = LearnedModel(TASK.robot, np.random.default_rng(0), replace(SMALL, probabilistic=False))
-    with torch.no_grad():
-        model.regressor.members.network.biases[-1][:, 0, 0] = 1.0
+@pytest.mark.parametrize("propagation", PROPAGATIONS)
+def test_joints_do_not_go_beyond_their_limits(propagation):
     low, high = TASK.robot.model.jnt_range[0]  # the slider's
     give = 0.05 * (high - low)
-    dynamics = EnsembleDynamics(TASK, model, "mean")
-    y = dynamics.rollout(start(), np.zeros((1, 5, 1)), np.random.default_rng(0)).y
-    np.testing.assert_allclose(y[..., -1, 0], high + give, rtol=1e-6)
-    np.testing.assert_allclose(model.expected(y[0, 0, -1:], np.zeros((1, 1)))[0, 0], high + give, rtol=1e-6)
+    dynamics = EnsembleDynamics(TASK, opposed(5.0, endless=False), propagation, 8)
+    cart = dynamics.rollout(start(), np.zeros((3, 6, 1)), np.random.default_rng(0)).y[..., 0]
+    assert cart.min() == pytest.approx(low - give, rel=1e-6)
+    assert cart.max() == pytest.approx(high + give, rel=1e-6)
+
+
+def test_joints_are_not_expected_beyond_their_limits():
+    model = opposed(endless=False)
+    with torch.no_grad():
+        model.regressor.members.network.biases[-1][:, 0, 0] = 1.0
+    low, high = TASK.robot.model.jnt_range[0]
+    found = model.expected(np.array([[high, 0.0, 0.0, 0.0]]), np.zeros((1, 1)))[0, 0]
+    assert found == pytest.approx(high + 0.05 * (high - low), rel=1e-6)
+
+
+@pytest.mark.parametrize("propagation", PROPAGATIONS)
+def test_quaternions_stay_of_length_1(propagation):
+    task, rng = robots.load("fish-swim"), np.random.default_rng(0)
+    model = LearnedModel(task.robot, rng, replace(SMALL, probabilistic=propagation != "mean"))
+    dynamics = EnsembleDynamics(task, model, propagation, 4)
+    state = sim.make("mujoco", task).reset(0)
+    controls = rng.uniform(-1, 1, (3, 5, task.robot.nu))
+    turns = task.robot.layout(dynamics.rollout(state, controls, rng).y).orientation
+    assert turns.std(axis=0)[..., 1:, :].min() > 1e-6  # the particles differ
+    np.testing.assert_allclose(np.linalg.norm(turns, axis=-1), 1.0, atol=1e-6)
 
 
 def test_a_reading_that_hardly_varies_says_nothing():
