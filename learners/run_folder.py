@@ -9,6 +9,7 @@
     evaluation.json         what was found when it was last evaluated
     checkpoints/last        where training continues
     checkpoints/previous    the one before
+    checkpoints/last.refused    a `last` that could not be used when training went on
     checkpoints/best        that of the piece with the best return
 
 A checkpoint is written under the name `NAME.partial`, brought to the disk, then renamed, so that at any moment one of
@@ -249,6 +250,26 @@ class RunFolder:
                 reasons.append(f"the one before it is used, of {saved.steps} steps")
             return saved, "; ".join(reasons)
         raise ValueError("; ".join(reasons))
+
+    def resume(self, learner: Learner) -> tuple[Saved, str]:
+        """Puts `learner` where training goes on, see `restore`, and a `last` that can not be used aside.
+
+        The next checkpoint would otherwise take the place of `previous`, the only one that can be.
+
+        Raises:
+            ValueError: as `restore`; nothing has changed then.
+            TrainingError: the folder can not be written.
+        """
+        saved, note = self.restore(learner)
+        if note:
+            refused = self.checkpoint("last.refused")
+            with writing(refused):
+                if refused.exists():
+                    shutil.rmtree(refused)
+                self.checkpoint("last").replace(refused)
+                _sync(refused.parent)
+            note += f"; the other is kept as {refused.name!r}"
+        return saved, note
 
     def _renew(self, name: str) -> None:
         """Gives `NAME.partial` its name; the one that has it makes room."""

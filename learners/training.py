@@ -110,7 +110,7 @@ def train(
         TrainingError: the folder can not be written.
     """
     with folder.claimed():
-        saved, note = folder.restore(learner)
+        saved, note = folder.resume(learner)
         folder.ask(steps)
         logs, audience = Logs(folder, saved), _Audience(observers)
         with contextlib.ExitStack() as ending:

@@ -261,6 +261,43 @@ def test_the_checkpoint_before_stands_in_for_one_cut_short(begin, uninterrupted,
     assert_same_run(once, twice)
 
 
+@pytest.mark.parametrize("harmed", ["progress.json", "gains.npz"])
+def test_a_checkpoint_refused_does_not_cost_the_one_before(begin, uninterrupted, harmed):
+    learner, folder = begin("twice")
+    train(learner, folder, steps=3 * PIECE, share=np.inf)
+    refused = folder.checkpoint("last.refused")
+
+    def harm():
+        file = folder.checkpoint("last") / harmed
+        file.write_bytes(file.read_bytes()[:-20])
+        return file.read_bytes()
+
+    left = harm()
+    learner, folder = begin("twice")
+    witness = Witness()
+    # Interrupted before there is a new checkpoint: what is left is the one before.
+    outcome = train(breaking_off(learner, KeyboardInterrupt(), at=1), folder, steps=4 * PIECE, observers=[witness])
+    assert outcome.saved.pieces == outcome.row["piece"] == 2
+    assert "is kept as 'last.refused'" in witness.notes[0]
+    assert (refused / harmed).read_bytes() == left
+    assert train(*begin("twice"), steps=3 * PIECE).saved.pieces == 3  # saves once
+    harm()
+    twice = begin("twice")
+    witness = Witness()
+    assert train(*twice, steps=6 * PIECE, observers=[witness]).status == "done"
+    assert witness.told[0][0].pieces == 2
+    assert_same_run(uninterrupted(6), twice)
+
+
+def test_looking_at_a_run_changes_nothing_in_it(begin):
+    learner, folder = begin()
+    train(learner, folder, steps=2 * PIECE, share=np.inf)
+    (folder.checkpoint("last") / "gains.npz").write_bytes(b"")
+    before = sorted(folder.path.rglob("*"))
+    assert folder.restore(begin()[0])[0].pieces == 1
+    assert sorted(folder.path.rglob("*")) == before
+
+
 def test_no_checkpoint_that_can_be_used(begin):
     learner, folder = begin()
     train(learner, folder, steps=2 * PIECE, share=np.inf)
@@ -270,6 +307,7 @@ def test_no_checkpoint_that_can_be_used(begin):
     with pytest.raises(ValueError, match=r"'last' of .* no JSON, or not the whole of it; checkpoint 'previous' of"):
         train(*begin(), steps=3 * PIECE)
     assert folder.metrics.read_bytes() == before
+    assert folder.checkpoint("last").exists()
 
 
 @pytest.mark.parametrize("broken", ["files", "disk", "renaming"])
