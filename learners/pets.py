@@ -72,7 +72,8 @@ class PETS:
         random_episodes: at first, under random controls; 0 only with `data`.
         data: what to learn from before the first episode: a replay store, `F.npz`, or a Minari data set, `minari:ID`.
         hold: decisions that a random control lasts.
-        optimism: standard deviations of their cost across particles by which plans are made for less.
+        optimism: standard deviations of their cost across particles by which plans are made for less; it takes at least
+            2 particles, of 2 elites where these predict no noise.
         information: reward for each nat that a plan would tell of the model.
         capacity: most decisions that are kept; 0 keeps all.
         device: of the networks, as torch names it: `cpu`, `cuda`, `cuda:1`.
@@ -112,6 +113,10 @@ class PETS:
         check_particles(self.propagation, self.particles, elites)
         if self.information and elites == 1:
             raise ValueError("information is what members disagree on: it takes a model of more than one")
+        noisy = self.propagation != "mean" and self.model != "deterministic"
+        if self.optimism and (self.particles if noisy else elites) < 2:
+            few = "particle" if noisy else "elite"
+            raise ValueError(f"optimism is for the spread of particles' costs: it takes more than one {few}")
         if self.model == "ensemble" and not self.network.probabilistic:
             raise ValueError("network.probabilistic is false: that is model = deterministic")
 

@@ -24,6 +24,7 @@ TASK = robots.load("pendulum-swingup")
 PLANNER = CEM(horizon=4, samples=6, iterations=1, knots=2, replan=1)
 NETWORK = EnsembleSettings(members=2, elites=2, hidden=(8,), batch=16, epochs=4, updates=4)
 PROCESS = GaussianProcessSettings(most_rows=20, iterations=5)
+ONE = EnsembleSettings(members=1, elites=1)
 SMALL = PETS(network=NETWORK, process=PROCESS, particles=2)
 ABOUT = About("some", TASK.name, "pets", seed=3, period=0.04, steps=0)
 PIECE = 20  # control steps of an episode, of 10 decisions
@@ -387,14 +388,26 @@ def test_returns_of_random_controls_are_not_compared(troubled):
     ("settings", "said"),
     [
         ({"model": "gaussian_process", "information": 1.0}, "members disagree on"),
+        ({"model": "gaussian_process", "optimism": 1.0, "particles": 1}, "takes more than one particle"),
+        ({"model": "gaussian_process", "optimism": 1.0, "propagation": "mean"}, "takes more than one elite"),
+        ({"model": "deterministic", "optimism": 1.0, "network": ONE}, "takes more than one elite"),
+        ({"optimism": 1.0, "particles": 1, "network": ONE}, "takes more than one particle"),
         ({"network": EnsembleSettings(probabilistic=False)}, "model = deterministic"),
-        ({"propagation": "moments", "particles": 1, "network": EnsembleSettings(members=1, elites=1)}, "at least 2"),
+        ({"propagation": "moments", "particles": 1, "network": ONE}, "at least 2"),
         ({"random_episodes": 0}, "random_episodes is 0; it must be at least 1"),
     ],
 )
 def test_settings_that_contradict_each_other(settings, said):
     with pytest.raises(ValueError, match=said):
         PETS(**settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"model": "gaussian_process", "particles": 2}, {"particles": 2, "network": ONE}, {"propagation": "mean"}],
+)
+def test_optimism_where_particles_differ(settings):
+    assert PETS(optimism=1.0, **settings).optimism == 1.0
 
 
 class Stubborn(CEM):
