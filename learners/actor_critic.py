@@ -1,0 +1,456 @@
+"""Soft actor-critic: a policy and its values, learned from whatever was experienced.
+
+**The objective, from control as inference** (Levine, Reinforcement learning and control as probabilistic inference,
+2018; lecture 19 of the Berkeley deep reinforcement learning course). Let a step be optimal, O_t = 1, with probability
+exp(r(s_t, a_t) / alpha), and actions beforehand be uniform. Which actions were taken, if every step was optimal? The
+exact posterior also believes that the dynamics were kind, p(s' | s, a, O) instead of p(s' | s, a): an optimist. So the
+posterior is approximated by distributions whose dynamics are the true ones,
+
+    q(s_1, a_1, ...) = p(s_1) prod_t p(s_{t+1} | s_t, a_t) pi(a_t | s_t)
+
+and of those the one that maximises the evidence's lower bound, in which the dynamics cancel:
+
+    log p(O) >= E_q[sum_t log p(O_t | s_t, a_t) - log pi(a_t | s_t)]
+              = (1 / alpha) E_q[sum_t r(s_t, a_t) + alpha H(pi(. | s_t))]
+
+the expected return plus alpha times the policy's entropy. Maximised backward in time, its optimum is
+
+    pi(a | s) = exp((Q(s, a) - V(s)) / alpha),    V(s) = alpha log int exp(Q(s, a) / alpha) da
+    Q(s, a) = r(s, a) + gamma E_{s'}[V(s')],      with gamma < 1 a chance 1 - gamma that all ends
+
+For a policy that is not the optimum, V(s) = E_pi[Q(s, a) - alpha log pi(a | s)]: critics learn Q by regression on
+r + gamma V(s'), and the policy is moved towards exp(Q / alpha) by minimising E_pi[alpha log pi(a | s) - Q(s, a)], their
+Kullback-Leibler divergence but for a constant (Haarnoja, Zhou, Abbeel and Levine, Soft actor-critic, 2018). alpha is
+the multiplier of the constraint that the entropy be at least a target, and is learned by dual descent (Haarnoja et al.,
+Soft actor-critic algorithms and applications, 2018). The smaller of two critics' values stands against
+overestimation. With more critics, targets of a few drawn among them, and more updates for each step, this is REDQ (Chen
+et al., 2021); with layer normalisation and dropout in place of many critics, DroQ (Hiraoka et al., 2022). For choices
+in place of numbers the expectations over actions are sums (Christodoulou, Soft actor-critic for discrete action
+settings, 2019).
+
+Gradients are written out, see `perceptrons.py`, and an update allocates little.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..robots.plugins import UnknownName
+from .cuda_graph import Graph
+from .perceptrons import NetworkSettings, Perceptrons
+
+Objective = Literal["minimum", "mean"]
+
+LOG_STD = (-5.0, 2.0)
+"""Within which the logarithm of the policy's standard deviation lies, before squashing."""
+
+_LOG_2, _HALF_LOG_2PI = math.log(2.0), 0.5 * math.log(2.0 * math.pi)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorCriticSettings:
+    """How a policy and its values are learned from transitions.
+
+    Attributes:
+        network: of the critics; the policy's has the same hidden layers, without normalisation and dropout.
+        critics: how many.
+        subset: how many of them, drawn for each update, of which a target is the minimum.
+        objective: whether the policy goes up the critics' `minimum` or their `mean`.
+        discount: of a decision, gamma.
+        averaging: share of the critics that goes into the target critics with each update.
+        learning_rate: Adam's, of critics, policy and temperature.
+        batch: transitions of an update.
+        temperature: alpha at first.
+        learned: whether alpha is learned.
+        target_entropy: that it is learned for [nats], of actions between -1 and 1; by default minus their number, or
+            0.3 times the entropy of choosing at random.
+        actor_every: updates of the critics for each of the policy.
+
+    Raises:
+        ValueError: a setting out of its range, named.
+    """
+
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    critics: int = 2
+    subset: int = 2
+    objective: Objective = "minimum"
+    discount: float = 0.99
+    averaging: float = 0.005
+    learning_rate: float = 3e-4
+    batch: int = 256
+    temperature: float = 0.1
+    learned: bool = True
+    target_entropy: float | None = None
+    actor_every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.objective not in get_args(Objective):
+            raise UnknownName("objective", self.objective, get_args(Objective))
+        for name in ("critics", "subset", "batch", "actor_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.subset > self.critics:
+            raise ValueError(f"subset is {self.subset}; it must be at most critics, {self.critics}")
+        if not 0.0 <= self.discount < 1.0:
+            raise ValueError(f"discount is {self.discount}; it must be at least 0 and below 1")
+        if not 0.0 < self.averaging <= 1.0:
+            raise ValueError(f"averaging is {self.averaging}; it must be above 0 and at most 1")
+        for name in ("learning_rate", "temperature"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0.0):
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be finite and above 0")
+        if self.target_entropy is not None and not math.isfinite(self.target_entropy):
+            raise ValueError(f"target_entropy is {self.target_entropy}; it must be finite")
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Transitions for K updates of B each, float32 tensors.
+
+    Attributes:
+        seen, seen_next: what policy and critics are told, before and after (K, B, no).
+        action: between -1 and 1 (K, B, na), or the number of a choice (K, B, 1).
+        reward: (K, B).
+        discount: of what comes after (K, B); 0 where nothing does.
+    """
+
+    seen: Tensor
+    action: Tensor
+    reward: Tensor
+    seen_next: Tensor
+    discount: Tensor
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+
+class SquashedGaussian:
+    """Actions a = tanh(m + s e), e normal: what a network's outputs (m, raw log s) say, and the way back."""
+
+    @staticmethod
+    def spread(raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Logarithm of the standard deviation, and its derivative by what the network gives."""
+        low, high = LOG_STD
+        squashed = torch.tanh(raw)
+        half = 0.5 * (high - low)
+        return squashed.add(1.0).mul_(half).add_(low), squashed.square().neg_().add_(1.0).mul_(half)
+
+    def __init__(self, outputs: Tensor, noise: Tensor) -> None:
+        mean, raw = outputs.chunk(2, dim=-1)
+        self.log_std, self._slope = self.spread(raw)
+        self.moved = self.log_std.exp().mul_(noise)
+        z = mean + self.moved
+        self.action = torch.tanh(z)
+        # log(1 - tanh(z)^2) without cancellation
+        inner = (_LOG_2 - z - torch.nn.functional.softplus(-2.0 * z)).mul_(2.0)
+        self.log_probability = (noise.square().mul_(-0.5).sub_(self.log_std).sub_(inner).sub_(_HALF_LOG_2PI)).sum(-1)
+
+    def backward(self, by_action: Tensor, by_log_probability: float) -> Tensor:
+        """The gradient by the network's outputs, of what has these by actions (n, na), and by each log-probability."""
+        a, each = self.action, by_log_probability
+        by_z = by_action * (1.0 - a.square()) + (2.0 * each) * a
+        by_log_std = (by_z * self.moved).sub_(each).mul_(self._slope)
+        return torch.cat([by_z, by_log_std], dim=-1)
+
+
+class SoftActorCritic:
+    """Policy, critics and temperature, for actions between -1 and 1.
+
+    Args:
+        observations: numbers that policy and critics are told, no.
+        actions: na.
+        settings: of learning.
+        rng: draws the weights.
+        device: where the networks are.
+
+    Attributes:
+        actor: the policy's network; the logarithm of alpha is its `spare` number.
+        critics, targets: the values' networks.
+        updates: so far.
+    """
+
+    kind = "sac"
+
+    def __init__(
+        self,
+        observations: int,
+        actions: int,
+        settings: ActorCriticSettings,
+        rng: np.random.Generator,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.observations, self.actions, self.settings = observations, actions, settings
+        self.device = torch.device(device)
+        self.updates = 0
+        plain = NetworkSettings(hidden=settings.network.hidden)
+        read, given, answers = self._widths()
+        self.actor = Perceptrons(1, observations, given, plain, rng, device, spare=1)
+        self.actor.spare.fill_(math.log(settings.temperature))
+        self.critics = Perceptrons(settings.critics, read, answers, settings.network, rng, device)
+        self.targets = self.critics.like()
+        self._adam = {
+            name: _adam(network, settings.learning_rate)
+            for name, network in (("actor", self.actor), ("critics", self.critics))
+        }
+        self.generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**63)))
+        self._graphs: dict[tuple[bool, int], Graph[Tensor]] = {}
+
+    def _widths(self) -> tuple[int, int, int]:
+        """Inputs of the critics, outputs of the policy and of the critics."""
+        return self.observations + self.actions, 2 * self.actions, 1
+
+    @property
+    def target_entropy(self) -> float:
+        """That alpha is learned for [nats]."""
+        asked = self.settings.target_entropy
+        return self._usual_entropy() if asked is None else asked
+
+    def _usual_entropy(self) -> float:
+        return -float(self.actions)
+
+    @property
+    def temperature(self) -> float:
+        """alpha."""
+        return float(self.actor.spare.exp())
+
+    @torch.no_grad()
+    def update(self, batches: Batches) -> dict[str, float]:
+        """One update for each of the K batches; what they came to, on average.
+
+        Returns:
+            `critic`, half the mean squared error of the critics; `value`, their mean; `entropy` of the policy, the mean
+            of the updates of the policy [nats], NaN where there were none; `temperature`, alpha afterwards.
+        """
+        found = []
+        for k in range(len(batches)):
+            self.updates += 1
+            moves = self.updates % self.settings.actor_every == 0
+            parts = batches.seen[k], batches.action[k], batches.reward[k], batches.seen_next[k], batches.discount[k]
+            found.append(self._recorded(moves, parts) if self.device.type == "cuda" else self._once(moves, *parts))
+        critic, value, entropy = torch.stack(found).nanmean(0).tolist() if found else [math.nan] * 3
+        return {"critic": critic, "value": value, "entropy": entropy, "temperature": self.temperature}
+
+    def _recorded(self, moves: bool, parts: Sequence[Tensor]) -> Tensor:
+        """`_once`, as one launch."""
+        key = moves, len(parts[0])
+        if key not in self._graphs:
+            # What is recorded is run beforehand, with what it then changes: that is taken back.
+            before = {name: tensor.clone() for name, tensor in self._changing().items()}
+            stream = self.generator.get_state()
+            self._graphs[key] = Graph(lambda *given: self._once(moves, *given), parts, generator=self.generator)
+            for name, tensor in self._changing().items():
+                tensor.copy_(before[name])
+            self.generator.set_state(stream)
+        return self._graphs[key](*parts).clone()
+
+    def _once(
+        self, moves: bool, seen: Tensor, action: Tensor, reward: Tensor, seen_next: Tensor, discount: Tensor
+    ) -> Tensor:
+        """An update, of the policy too if that `moves`: error and value of the critics, entropy of the policy."""
+        rows, alpha = len(seen), self.actor.spare.exp()
+        # The policy is the same for both until its own step.
+        outputs = self.actor.forward(torch.cat([seen, seen_next]) if moves else seen_next)[0]
+        target = self._soft_value(seen_next, outputs[-rows:], alpha).mul_(discount).add_(reward)
+        critic, value = self._fit_critics(seen, action, target)
+        self._adam["critics"].step()
+        self.targets.flat.lerp_(self.critics.flat, self.settings.averaging)
+        if not moves:
+            return torch.stack([critic, value, torch.full_like(critic, math.nan)])
+        g, entropy = self._climb(seen, outputs[:rows], alpha)
+        self.actor.backward(g[None])
+        # The gradient of alpha (H - target), by the logarithm of alpha.
+        by_log = alpha * (entropy - self.target_entropy) if self.settings.learned else torch.zeros_like(alpha)
+        self.actor.grad[-1:].copy_(by_log)
+        self._adam["actor"].step()
+        return torch.stack([critic, value, entropy])
+
+    def _soft_value(self, seen: Tensor, outputs: Tensor, alpha: Tensor) -> Tensor:
+        """V (n,) by the target critics."""
+        policy = SquashedGaussian(outputs, self._noise(len(seen)))
+        values = self.targets.forward(torch.cat([seen, policy.action], dim=-1), self._drops())[:, :, 0]
+        return self._least(values).addcmul_(alpha, policy.log_probability, value=-1.0)
+
+    def _fit_critics(self, seen: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The critics' gradient towards `target` (n,); their mean squared error, halved, and mean."""
+        q = self.critics.forward(torch.cat([seen, action], dim=-1), self._drops())
+        value = q.mean()
+        error = q.sub_(target[:, None])
+        loss = 0.5 * error.square().mean()
+        self.critics.backward(error.mul_(1.0 / len(seen)))
+        return loss, value
+
+    def _climb(self, seen: Tensor, outputs: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient (n, 2 na) of alpha log pi - Q by the policy's outputs, and its entropy [nats]."""
+        policy = SquashedGaussian(outputs, self._noise(len(seen)))
+        q = self.critics.forward(torch.cat([seen, policy.action], dim=-1), self._drops())
+        each = -1.0 / len(seen)
+        if self.settings.objective == "mean":
+            by_q = torch.full_like(q, each / len(q))
+        else:
+            by_q = torch.zeros_like(q).scatter_(0, q.argmin(dim=0, keepdim=True), each)
+        by_action = self.critics.by_inputs(by_q, self.observations).sum(dim=0)
+        # Everything by log pi is alpha / n; alpha stays on the device.
+        by_action.div_(alpha)
+        g = policy.backward(by_action, 1.0 / len(seen)).mul_(alpha)
+        return g, policy.log_probability.mean().neg_()
+
+    def _least(self, values: Tensor) -> Tensor:
+        """The minimum (n, ...) over `subset` critics of their values (E, n, ...)."""
+        s = self.settings
+        if s.subset < s.critics:
+            drawn = torch.rand(s.critics, generator=self.generator, device=self.device).argsort()[: s.subset]
+            values = values.index_select(0, drawn)
+        return values.amin(dim=0)
+
+    def _noise(self, rows: int) -> Tensor:
+        return torch.randn(rows, self.actions, generator=self.generator, device=self.device)
+
+    def _drops(self) -> torch.Generator:
+        return self.generator
+
+    @torch.no_grad()
+    def value(self, seen: Tensor) -> Tensor:
+        """V (n,) of the policy's mean actions, by the critics' mean, of what is seen (n, no)."""
+        mean = self.actor.forward(seen)[0].chunk(2, dim=-1)[0]
+        return self.critics.forward(torch.cat([seen, torch.tanh(mean)], dim=-1)).mean(dim=0)[:, 0].clone()
+
+    def policy(self) -> "Policy":
+        """What the policy's network is now, to be asked from NumPy."""
+        return Policy(self.actor, discrete=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the numbers to come depend on."""
+        tensors = {name: tensor.detach().cpu() for name, tensor in self._changing().items()}
+        return {
+            "shape": [self.observations, self.actions],
+            "updates": self.updates,
+            "tensors": tensors,
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over what `state_dict` gave.
+
+        Raises:
+            ValueError: it is of another shape; nothing has changed then.
+        """
+        ours = self._changing()
+        try:
+            theirs, shape = state["tensors"], state["shape"]
+            fits = list(shape) == [self.observations, self.actions] and all(
+                theirs[name].shape == tensor.shape for name, tensor in ours.items()
+            )
+            updates, generator = int(state["updates"]), state["generator"]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"the state saved is none of soft actor-critic: {error!r}") from error
+        if not fits:
+            raise ValueError("the networks saved have another shape than these")
+        self.generator.set_state(generator.cpu())
+        for name, tensor in ours.items():
+            tensor.copy_(theirs[name])
+        self.updates = updates
+
+    def _changing(self) -> dict[str, Tensor]:
+        """Tensors that updates change, by name."""
+        found = {"actor": self.actor.flat, "critics": self.critics.flat, "targets": self.targets.flat}
+        for name, adam in self._adam.items():
+            (state,) = adam.state.values()
+            found |= {f"{name}_{part}": state[part] for part in ("exp_avg", "exp_avg_sq", "step")}
+        return found
+
+
+class DiscreteSoftActorCritic(SoftActorCritic):
+    """Policy, critics and temperature, for one of `actions` choices: expectations over actions are sums."""
+
+    kind = "discrete_sac"
+
+    def _widths(self) -> tuple[int, int, int]:
+        return self.observations, self.actions, self.actions
+
+    def _usual_entropy(self) -> float:
+        return 0.3 * math.log(self.actions)
+
+    def _soft_value(self, seen: Tensor, outputs: Tensor, alpha: Tensor) -> Tensor:
+        log_pi = outputs.log_softmax(dim=-1)
+        values = self._least(self.targets.forward(seen, self._drops()))
+        return (log_pi.exp() * (values - alpha * log_pi)).sum(dim=-1)
+
+    def _fit_critics(self, seen: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        q = self.critics.forward(seen, self._drops())
+        chosen = action.long().expand(len(q), *action.shape)
+        own = q.gather(2, chosen)
+        error = own - target[:, None]
+        self.critics.backward(torch.zeros_like(q).scatter_(2, chosen, error / len(seen)))
+        return 0.5 * error.square().mean(), own.mean()
+
+    def _climb(self, seen: Tensor, outputs: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        q = self.critics.forward(seen, self._drops())
+        q = q.mean(dim=0) if self.settings.objective == "mean" else q.amin(dim=0)
+        log_pi = outputs.log_softmax(dim=-1)
+        pi = log_pi.exp()
+        lost = alpha * log_pi - q
+        # log pi's own derivatives sum to zero.
+        g = pi * (lost - (pi * lost).sum(dim=-1, keepdim=True)) / len(seen)
+        return g, -(pi * log_pi).sum(dim=-1).mean()
+
+    @torch.no_grad()
+    def value(self, seen: Tensor) -> Tensor:
+        """V (n,) of the policy, by the critics' mean and without the entropy's share, of what is seen (n, no)."""
+        pi = self.actor.forward(seen)[0].softmax(dim=-1)
+        return (pi * self.critics.forward(seen).mean(dim=0)).sum(dim=-1)
+
+    def policy(self) -> "Policy":
+        """What the policy's network is now, to be asked from NumPy."""
+        return Policy(self.actor, discrete=True)
+
+
+class Policy:
+    """A copy of a policy's network, for asking it from NumPy: at these sizes an order cheaper than by torch.
+
+    Args:
+        actor: the network.
+        discrete: whether it chooses.
+    """
+
+    def __init__(self, actor: Perceptrons, *, discrete: bool) -> None:
+        self._layers = [[part[0].cpu().numpy().copy() for part in layer] for layer in actor.layers()]
+        self._discrete = discrete
+
+    def __call__(self, seen: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        """Actions (n, na) between -1 and 1, or numbers of choices (n, 1).
+
+        Args:
+            seen: what the policy is told (n, no), float32.
+            rng: draws actions; None gives the mean's, or the likeliest choice.
+        """
+        h = seen
+        for weight, bias in self._layers[:-1]:
+            h = np.maximum(h @ weight + bias, 0.0)
+        weight, bias = self._layers[-1]
+        outputs = h @ weight + bias
+        if self._discrete:
+            if rng is not None:  # the greatest of logits and Gumbel noise is a draw of the softmax
+                outputs = outputs + rng.gumbel(size=outputs.shape)
+            return outputs.argmax(axis=-1)[:, None].astype(float)
+        mean, raw = np.split(outputs, 2, axis=-1)
+        if rng is not None:
+            low, high = LOG_STD
+            mean = mean + np.exp(low + 0.5 * (high - low) * (np.tanh(raw) + 1.0)) * rng.standard_normal(mean.shape)
+        return np.tanh(mean, dtype=float)
+
+
+def _adam(network: Perceptrons, learning_rate: float) -> torch.optim.Adam:
+    """Adam of one step for all weights, whose moments are there from the beginning."""
+    parameter = torch.nn.Parameter(network.flat, requires_grad=False)
+    parameter.grad = network.grad
+    adam = torch.optim.Adam([parameter], lr=learning_rate, fused=True)
+    adam.state[parameter] = {
+        "step": torch.zeros((), dtype=torch.float32, device=network.flat.device),
+        "exp_avg": torch.zeros_like(network.flat),
+        "exp_avg_sq": torch.zeros_like(network.flat),
+    }
+    return adam

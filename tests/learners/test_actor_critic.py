@@ -1,0 +1,240 @@
+"""Soft actor-critic's update, beside autograd and closed forms."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from trimtab.learners.actor_critic import (
+    ActorCriticSettings,
+    Batches,
+    DiscreteSoftActorCritic,
+    SoftActorCritic,
+    SquashedGaussian,
+)
+from trimtab.learners.perceptrons import NetworkSettings
+
+SMALL = NetworkSettings(hidden=(16, 16))
+
+
+def batches(count=3, rows=32, observations=4, actions=2, choices=0, seed=0):
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return torch.as_tensor(rng.standard_normal(shape), dtype=torch.float32)
+
+    action = torch.tanh(normal(count, rows, actions))
+    if choices:
+        action = torch.as_tensor(rng.integers(choices, size=(count, rows, 1)), dtype=torch.float32)
+    discount = torch.as_tensor(np.where(rng.random((count, rows)) < 0.2, 0.0, 0.9), dtype=torch.float32)
+    return Batches(
+        seen=normal(count, rows, observations),
+        action=action,
+        reward=normal(count, rows),
+        seen_next=normal(count, rows, observations),
+        discount=discount,
+    )
+
+
+def through(network, flat, x):
+    """A network's outputs (E, n, out), with its weights taken from `flat`."""
+    h = x.expand(network.members, *x.shape)
+    layers = network._view(flat)
+    for k, (weight, bias, *norm) in enumerate(layers):
+        h = h @ weight + bias
+        if k < len(layers) - 1:
+            if norm:
+                h = torch.nn.functional.layer_norm(h, h.shape[-1:]) * norm[0] + norm[1]
+            h = h.relu()
+    return h
+
+
+def gaussian(outputs, noise):
+    """Actions and their log-probabilities, by torch's own distributions."""
+    mean, raw = outputs.chunk(2, dim=-1)
+    std = torch.exp(-5.0 + 3.5 * (torch.tanh(raw) + 1.0))
+    squash = torch.distributions.TanhTransform(cache_size=1)
+    normal = torch.distributions.TransformedDistribution(torch.distributions.Normal(mean, std), squash)
+    action = squash(mean + std * noise)
+    return action, normal.log_prob(action).sum(-1)
+
+
+def by_autograd(sac, seen, action, reward, seen_next, discount):
+    """An update of a copy of `sac` by autograd and torch's Adam: flat weights of policy, critics and targets."""
+    s, generator = sac.settings, torch.Generator().manual_seed(0)
+    generator.set_state(sac.generator.get_state())
+    discrete = isinstance(sac, DiscreteSoftActorCritic)
+    actor, critics = (torch.nn.Parameter(network.flat.clone()) for network in (sac.actor, sac.critics))
+    alpha = actor[-1].exp()
+    optimizers = []
+    for parameter, (old, name) in ((actor, (sac.actor, "actor")), (critics, (sac.critics, "critics"))):
+        optimizers.append(torch.optim.Adam([parameter], lr=s.learning_rate))
+        (state,) = sac._adam[name].state.values()
+        optimizers[-1].state[parameter] = copy.deepcopy(dict(state))
+        assert old.flat.shape == parameter.shape
+
+    def value(values, dim=0):
+        return values.mean(dim) if s.objective == "mean" else values.amin(dim)
+
+    with torch.no_grad():
+        out = through(sac.actor, actor, seen_next)[0]
+        if discrete:
+            log_pi = out.log_softmax(-1)
+            q = through(sac.targets, sac.targets.flat, seen_next).amin(0)
+            after = (log_pi.exp() * (q - alpha * log_pi)).sum(-1)
+        else:
+            a, log_pi = gaussian(out, torch.randn(len(seen), sac.actions, generator=generator))
+            q = through(sac.targets, sac.targets.flat, torch.cat([seen_next, a], -1))[:, :, 0].amin(0)
+            after = q - alpha * log_pi
+        target = reward + discount * after
+    if discrete:
+        chosen = action.long().expand(s.critics, *action.shape)
+        q = through(sac.critics, critics, seen).gather(2, chosen)[:, :, 0]
+    else:
+        q = through(sac.critics, critics, torch.cat([seen, action], -1))[:, :, 0]
+    (0.5 * (q - target).square().mean(1).sum()).backward()
+    optimizers[1].step()
+    fixed = critics.detach()
+    out = through(sac.actor, actor, seen)[0]
+    if discrete:
+        log_pi = out.log_softmax(-1)
+        q = value(through(sac.critics, fixed, seen))
+        loss = (log_pi.exp() * (alpha.detach() * log_pi - q)).sum(-1).mean()
+        entropy = -(log_pi.exp() * log_pi).sum(-1).mean()
+    else:
+        a, log_pi = gaussian(out, torch.randn(len(seen), sac.actions, generator=generator))
+        q = value(through(sac.critics, fixed, torch.cat([seen, a], -1))[:, :, 0])
+        loss = (alpha.detach() * log_pi - q).mean()
+        entropy = -log_pi.mean()
+    actor.grad = None
+    (loss + alpha * (entropy.detach() - sac.target_entropy)).backward()
+    optimizers[0].step()
+    targets = sac.targets.flat.lerp(critics.detach(), s.averaging)
+    return actor.grad, critics.grad, (actor.detach(), critics.detach(), targets)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ActorCriticSettings(network=SMALL),
+        ActorCriticSettings(network=NetworkSettings(hidden=(16, 16), layer_norm=True), objective="mean"),
+        ActorCriticSettings(network=SMALL, critics=3, subset=3, averaging=0.5),
+    ],
+    ids=["usual", "mean of normalised critics", "three critics"],
+)
+@pytest.mark.parametrize("kind", [SoftActorCritic, DiscreteSoftActorCritic])
+def test_an_update_is_that_of_autograd(settings, kind):
+    actions = 3 if kind is DiscreteSoftActorCritic else 2
+    sac = kind(4, actions, settings, np.random.default_rng(1))
+    data = batches(choices=actions if kind is DiscreteSoftActorCritic else 0)
+    for k in range(3):
+        one = data.seen[k], data.action[k], data.reward[k], data.seen_next[k], data.discount[k]
+        by_actor, by_critics, expected = by_autograd(sac, *one)
+        sac.update(Batches(*(part[None] for part in one)))
+        for found, wanted in ((sac.actor.grad, by_actor), (sac.critics.grad, by_critics)):
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+        found = sac.actor.flat, sac.critics.flat, sac.targets.flat
+        for one, other in zip(found, expected):
+            # Adam's first steps are as long for the smallest gradients as for the largest.
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-5)
+
+
+def test_probabilities_of_squashed_actions_sum_to_one():
+    outputs = torch.tensor([[0.3, -0.4]])
+    z = torch.linspace(-12, 12, 200_001, dtype=torch.float64)[:, None]
+    std = math.exp(-5.0 + 3.5 * (math.tanh(-0.4) + 1.0))
+    policy = SquashedGaussian(outputs.double().expand(len(z), 2), (z - 0.3) / std)
+    density = policy.log_probability.exp()
+    action = policy.action[:, 0]
+    assert float(torch.trapezoid(density, action)) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_few_updates_of_the_policy():
+    settings = ActorCriticSettings(network=SMALL, actor_every=3)
+    sac = SoftActorCritic(4, 2, settings, np.random.default_rng(0))
+    moved = []
+    for k in range(6):
+        before = sac.actor.flat.clone()
+        found = sac.update(batches(1, seed=k))
+        moved.append(not torch.equal(before, sac.actor.flat))
+        assert math.isnan(found["entropy"]) != moved[-1]
+    assert moved == [False, False, True, False, False, True]
+
+
+def test_a_target_is_the_minimum_of_a_drawn_subset():
+    sac = SoftActorCritic(4, 2, ActorCriticSettings(network=SMALL, critics=5, subset=2), np.random.default_rng(0))
+    values = torch.arange(5.0)[:, None].expand(5, 3)
+    drawn = torch.stack([sac._least(values) for _ in range(3000)])[:, 0]
+    share = torch.bincount(drawn.long(), minlength=5) / len(drawn)
+    # The least of two of five: k is it in 4 - k of 10 draws.
+    torch.testing.assert_close(share, torch.tensor([0.4, 0.3, 0.2, 0.1, 0.0]), atol=0.04, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [SoftActorCritic, DiscreteSoftActorCritic])
+def test_a_state_restored_goes_on_to_the_bit(kind):
+    settings = ActorCriticSettings(network=NetworkSettings(hidden=(16,), dropout=0.1), critics=3, subset=2)
+    one = kind(4, 2, settings, np.random.default_rng(0))
+    other = kind(4, 2, settings, np.random.default_rng(1))
+    choices = 2 if kind is DiscreteSoftActorCritic else 0
+    one.update(batches(choices=choices))
+    other.load_state_dict(one.state_dict())
+    found = [sac.update(batches(seed=1, choices=choices)) for sac in (one, other)]
+    assert found[0] == found[1]
+    assert one.updates == other.updates == 6
+    for name, tensor in one._changing().items():
+        assert torch.equal(tensor, other._changing()[name]), name
+
+
+def test_another_shape_is_refused_and_changes_nothing():
+    one = SoftActorCritic(4, 2, ActorCriticSettings(network=SMALL), np.random.default_rng(0))
+    before = one.actor.flat.clone()
+    with pytest.raises(ValueError, match="another shape"):
+        one.load_state_dict(SoftActorCritic(5, 2, one.settings, np.random.default_rng(0)).state_dict())
+    with pytest.raises(ValueError, match="none of soft actor-critic"):
+        one.load_state_dict({"shape": [4, 2]})
+    assert torch.equal(before, one.actor.flat)
+
+
+def test_numpy_asks_the_same_policy():
+    sac = SoftActorCritic(4, 2, ActorCriticSettings(network=SMALL), np.random.default_rng(0))
+    seen = np.random.default_rng(1).standard_normal((50, 4)).astype(np.float32)
+    outputs = sac.actor.forward(torch.as_tensor(seen))[0]
+    policy = sac.policy()
+    np.testing.assert_allclose(policy(seen), torch.tanh(outputs[:, :2]).numpy(), atol=1e-6)
+    rng = np.random.default_rng(2)
+    drawn = np.arctanh(np.clip(np.stack([policy(seen[:1], rng)[0] for _ in range(4000)]), -1 + 1e-9, 1 - 1e-9))
+    log_std, _ = SquashedGaussian.spread(outputs[0, 2:])
+    np.testing.assert_allclose(drawn.mean(0), outputs[0, :2].numpy(), atol=0.05)
+    np.testing.assert_allclose(drawn.std(0), log_std.exp().numpy(), rtol=0.05)
+
+
+def test_numpy_draws_the_same_choices():
+    sac = DiscreteSoftActorCritic(4, 3, ActorCriticSettings(network=SMALL), np.random.default_rng(0))
+    seen = np.random.default_rng(1).standard_normal((1, 4)).astype(np.float32)
+    logits = 5.0 * sac.actor.forward(torch.as_tensor(seen))[0, 0]
+    sac.actor.flat.copy_(sac.actor.flat)
+    for part in sac.actor.layers()[-1]:
+        part.mul_(5.0)
+    policy, rng = sac.policy(), np.random.default_rng(0)
+    assert policy(seen)[0, 0] == int(logits.argmax())
+    drawn = np.bincount(policy(np.repeat(seen, 20_000, axis=0), rng)[:, 0].astype(int), minlength=3) / 20_000
+    np.testing.assert_allclose(drawn, logits.softmax(-1).numpy(), atol=0.015)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"critics": 0}, "critics is 0"),
+        ({"subset": 3}, "subset is 3; it must be at most critics, 2"),
+        ({"discount": 1.0}, "discount is 1.0"),
+        ({"averaging": 0.0}, "averaging is 0.0"),
+        ({"learning_rate": math.inf}, "learning_rate is inf"),
+        ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"target_entropy": math.nan}, "target_entropy is nan"),
+        ({"objective": "minimal"}, "unknown objective 'minimal'"),
+    ],
+)
+def test_settings_out_of_range_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ActorCriticSettings(**settings)

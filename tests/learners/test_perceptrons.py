@@ -1,0 +1,97 @@
+"""Perceptrons in one flat vector: their gradients are autograd's."""
+
+import numpy as np
+import pytest
+import torch
+from trimtab.learners.perceptrons import NetworkSettings, Perceptrons
+
+
+def network(settings, members=3, inputs=4, outputs=2):
+    return Perceptrons(members, inputs, outputs, settings, np.random.default_rng(0))
+
+
+def near(found, expected, tolerance=1e-6):
+    """Whether the error, as a vector, is of float32's size."""
+    return bool((found - expected).norm() <= tolerance * expected.norm())
+
+
+def by_autograd(own, x, weights, masks=()):
+    """Outputs, and gradients by all weights and by inputs, of the weighted sum of outputs; in float64."""
+    layers = [[part.double().requires_grad_() for part in layer] for layer in own.layers()]
+    x = x.double().requires_grad_()
+    h = x.expand(own.members, *x.shape)
+    for k, (weight, bias, *norm) in enumerate(layers):
+        h = h @ weight + bias
+        if k < len(layers) - 1:
+            if masks:
+                h = h * masks[k]
+            if norm:
+                h = torch.nn.functional.layer_norm(h, h.shape[-1:]) * norm[0] + norm[1]
+            h = h.relu()
+    (h * weights).sum().backward()
+    return h.detach(), [[part.grad for part in layer] for layer in layers], x.grad
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_gradients_are_those_of_autograd(outputs, layer_norm, dropout):
+    own = network(NetworkSettings(hidden=(8, 5), layer_norm=layer_norm, dropout=dropout), outputs=outputs)
+    generator = torch.Generator().manual_seed(1)
+    own.flat.add_(0.1 * torch.randn(own.flat.shape, generator=generator))  # no bias at 0, no scale at 1
+    x = torch.randn(7, 4, generator=generator)
+    g = torch.randn(3, 7, outputs, generator=generator)
+    found = own.forward(x, generator if dropout else None).clone()
+    masks = [mask.clone() for mask in own._kept.masks]
+    assert len(masks) == (2 if dropout else 0)
+    expected, by_weights, by_x = by_autograd(own, x, g, masks)
+    assert near(found, expected)
+    own.backward(g.clone())
+    for by, wanted in zip(own._by_layers, by_weights):
+        assert all(near(one, other) for one, other in zip(by, wanted))
+    assert near(own.by_inputs(g.clone()).sum(dim=0), by_x)
+    assert near(own.by_inputs(g.clone(), 3).sum(dim=0), by_x[:, 3:], 3e-6)  # members cancel each other
+
+
+def test_the_way_back_may_be_of_the_first_rows_alone():
+    own = network(NetworkSettings(hidden=(8, 8), layer_norm=True))
+    x, g = torch.randn(6, 4), torch.randn(3, 2, 2)
+    own.forward(x[:2])
+    own.backward(g.clone())
+    alone = own.grad.clone()
+    own.forward(x)
+    own.backward(g.clone())
+    torch.testing.assert_close(own.grad, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_dropped_out_is_made_up_for():
+    own = network(NetworkSettings(hidden=(64,), dropout=0.5), members=1)
+    x, generator = torch.randn(5, 4), torch.Generator().manual_seed(0)
+    whole = own.forward(x).clone()
+    drawn = torch.stack([own.forward(x, generator).clone() for _ in range(4000)])
+    assert not torch.equal(drawn[0], drawn[1])
+    torch.testing.assert_close(drawn.mean(0), whole, rtol=0.05, atol=0.03)
+
+
+def test_a_twin_has_weights_of_its_own():
+    own = network(NetworkSettings(hidden=(8,)))
+    twin, x = own.like(), torch.randn(5, 4)
+    before = own.forward(x).clone()
+    torch.testing.assert_close(twin.forward(x), before)
+    twin.flat.zero_()
+    torch.testing.assert_close(own.forward(x), before)
+    assert not twin.forward(x).any()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hidden": ()}, "hidden is \\[\\]"),
+        ({"hidden": (4, 0)}, "hidden is \\[4, 0\\]"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"dropout": -0.1}, "dropout is -0.1"),
+    ],
+)
+def test_settings_out_of_range_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        NetworkSettings(**settings)
