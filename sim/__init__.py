@@ -2,9 +2,21 @@
 
 from ..robots import plugins
 from ..robots.task import Task
+from .copies import Copies, copies
 from .interface import Dynamics, Rollout, Scene, SimulationError, Simulator, State
 
-__all__ = ["Dynamics", "Rollout", "Scene", "SimulationError", "Simulator", "State", "dynamics", "make"]
+__all__ = [
+    "Copies",
+    "Dynamics",
+    "Rollout",
+    "Scene",
+    "SimulationError",
+    "Simulator",
+    "State",
+    "copies",
+    "dynamics",
+    "make",
+]
 
 
 def make(name: str, task: Task) -> Simulator:

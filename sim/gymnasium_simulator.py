@@ -57,6 +57,14 @@ class GymnasiumSimulator:
         """
         return self._environment.step(check_control(u, self.task.robot.nu))
 
+    def advance(self, u: np.ndarray) -> np.ndarray:
+        """`step`, but the readings (ny,) alone: no snapshot is taken, which costs many times a step."""
+        return self._environment.advance(check_control(u, self.task.robot.nu))
+
+    def state(self) -> State:
+        """Where the environment is."""
+        return self._environment.state()
+
     def scene(self) -> None:
         """Nothing to draw: an environment's geometry is its own."""
 
