@@ -37,10 +37,10 @@ class Problem:
     evaluations: int = field(default=0, init=False)
     last: Rollout | None = field(default=None, init=False, repr=False)
 
-    @cached_property
+    @property
     def limits(self) -> np.ndarray:
-        """Control limits (2, nu) to sample within, read-only: without a limit, an actuator counts as limited to 1."""
-        return _bounded(self.task.robot.control_limits.tobytes())
+        """Control limits (2, nu) to sample within, see `Robot.bounded_limits`."""
+        return self.task.robot.bounded_limits
 
     @cached_property
     def times(self) -> np.ndarray:
@@ -89,12 +89,3 @@ class Problem:
 def _offsets(dt: float, horizon: int) -> np.ndarray:
     """Times [s] of the readings after each control since the plan's beginning, (H,)."""
     return dt * np.arange(1, horizon + 1)
-
-
-@lru_cache(maxsize=64)
-def _bounded(limits: bytes) -> np.ndarray:
-    """Control limits (2, nu), those that are infinite replaced; computed once, since every plan asks for them."""
-    given = np.frombuffer(limits).reshape(2, -1)
-    bounded = np.where(np.isfinite(given), given, np.array([[-1.0], [1.0]]))
-    bounded.flags.writeable = False
-    return bounded

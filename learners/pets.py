@@ -304,8 +304,7 @@ class RandomControls:
     """A controller that draws controls uniformly within limits, and holds each for some decisions of `task`."""
 
     def __init__(self, task: Task, hold: int) -> None:
-        low, high = task.robot.control_limits
-        self._limits = np.where(np.isfinite(low), low, -1.0), np.where(np.isfinite(high), high, 1.0)
+        self._limits = task.robot.bounded_limits
         self._last = hold * task.robot.dt
         self.reset(0)
 

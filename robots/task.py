@@ -152,6 +152,23 @@ class Robot:
         return np.where(limited, model.actuator_ctrlrange, [-np.inf, np.inf]).T.copy()
 
     @cached_property
+    def bounded_limits(self) -> np.ndarray:
+        """The limits to try controls within (2, nu), finite, read-only: those of `control_limits` where there are any.
+
+        A control without limits is tried between -1 and 1, and one with a single limit up to 1, or -1, and at least 1
+        away from it.
+        """
+        low, high = self.control_limits
+        bounded = np.stack(
+            [
+                np.where(np.isfinite(low), low, np.fmin(-1.0, high - 1.0)),
+                np.where(np.isfinite(high), high, np.fmax(1.0, low + 1.0)),
+            ]
+        )
+        bounded.flags.writeable = False
+        return bounded
+
+    @cached_property
     def actuators(self) -> tuple[str, ...]:
         """Name of each control."""
         if self.build is None:

@@ -46,8 +46,8 @@ class _Conformance:
         return make_simulator(self.simulator, self.make_task())
 
     def controls(self, *shape: int, seed: int = 0) -> np.ndarray:
-        """Random controls (*shape, nu) within the limits, or within -1 and 1 where there are none."""
-        low, high = np.nan_to_num(self.make_task().robot.control_limits, posinf=1.0, neginf=-1.0)
+        """Random controls (*shape, nu) within `Robot.bounded_limits`."""
+        low, high = self.make_task().robot.bounded_limits
         return np.random.default_rng(seed).uniform(low, high, (*shape, len(low)))
 
     @contextmanager

@@ -54,7 +54,7 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.render_mode = render_mode
         self.metadata = {**self.metadata, "render_fps": round(1.0 / self.task.robot.dt)}
         self.duration = self.task.duration
-        limits = np.nan_to_num(self.task.robot.control_limits, posinf=1.0, neginf=-1.0).astype(np.float32)
+        limits = self.task.robot.bounded_limits.astype(np.float32)
         self.action_space = spaces.Box(limits[0], limits[1], dtype=np.float32)
         self.observation_space = spaces.Box(-np.inf, np.inf, (self.task.robot.layout.size,), np.float64)
         self._size, self._camera = (height, width), camera

@@ -467,6 +467,14 @@ def test_random_controls_are_held_and_cover_their_range():
     np.testing.assert_array_equal([controller.control(State(0.12 * k + 0.01, y))[0] for k in range(200)], drawn)
 
 
+def test_random_controls_with_a_single_limit_cover_a_range():
+    robot = dataclasses.replace(TASK.robot, limits=np.array([[2.0], [np.inf]]))
+    controller = RandomControls(dataclasses.replace(TASK, robot=robot), hold=1)
+    drawn = np.array([controller.control(State(robot.dt * k, np.zeros(2)))[0] for k in range(200)])
+    assert 2.0 <= drawn.min() < 2.1
+    assert 2.9 < drawn.max() <= 3.0
+
+
 def test_a_row_is_a_decision(begin):
     """A row holds the readings before and after a decision's two steps, the control held, and both rewards."""
     learner = begin()
