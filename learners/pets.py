@@ -30,6 +30,7 @@ from ..robots.task import Robot, Task
 from ..sim.interface import Scene, State
 from . import checkpoint
 from .calibration import calibration
+from .device import usable_device
 from .encoding import Encoding
 from .ensemble import Ensemble, EnsembleSettings
 from .ensemble_dynamics import EnsembleDynamics, Propagation, check_particles
@@ -161,11 +162,7 @@ class PETSTraining:
         self._plant = environment.make()
 
     def check(self) -> None:
-        """Reads the data to begin with; training does, unless it goes on from where it was saved.
-
-        Raises:
-            ValueError: there are none, or they are another robot's.
-        """
+        """Reads the data to begin with, if it is told of any; see `Learner.check`."""
         if self.settings.data and not self.episodes and not len(self.replay):
             s = self.settings
             self.replay, self._refused = _data(s.data, self._task.robot, s.capacity or None)
@@ -401,17 +398,3 @@ def read_state(folder: Path) -> dict[str, Any]:
     if not whole:
         raise ValueError(f"{path} is no state of PETS, or not the whole of one")
     return state
-
-
-def usable_device(name: str) -> torch.device:
-    """The device of that name.
-
-    Raises:
-        ValueError: it is none, or can not be used here.
-    """
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} can not be used: {str(error).splitlines()[0]}") from None
-    return device

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ..robots.task import Task
 from . import pets
+from .device import usable_device
 from .ensemble_dynamics import EnsembleDynamics
 from .learned_model import LearnedModel
 from .run_folder import About, RunFolder
@@ -53,7 +54,7 @@ def _load(task: Task, checkpoint: Path) -> EnsembleDynamics:
     state = pets.read_state(checkpoint)
     device = state["device"]
     try:
-        pets.usable_device(device)
+        usable_device(device)
     except ValueError:  # trained on a machine with a GPU, used on one without
         device = "cpu"
     model = LearnedModel.load(checkpoint / pets.MODEL, task.robot, device)

@@ -1,0 +1,17 @@
+"""Where networks are: on a processor, or on a GPU."""
+
+import torch
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        ValueError: it is none, or can not be used here.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} can not be used: {str(error).splitlines()[0]}") from None
+    return device
