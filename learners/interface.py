@@ -72,9 +72,6 @@ class Progress:
 class Learner(Protocol):
     """Training under way. A plugin is a dataclass of settings whose `start(environment, seed)` gives one.
 
-    It may also have a method `check()`, called before training begins anew, which raises a ValueError where what it
-    needs for that is not there.
-
     All that the numbers to come depend on is what `save` writes: a learner that is restored continues to the last bit
     as the one saved would have.
 
@@ -83,6 +80,14 @@ class Learner(Protocol):
     """
 
     steps: int
+
+    def check(self) -> None:
+        """Looks whether all that training needs is there; called where it begins anew, before anything is written.
+
+        Raises:
+            ValueError: something is not, such as data to begin with.
+        """
+        ...
 
     def advance(self, watch: Watch) -> Progress:
         """Goes on by one piece: an episode and what is learned from it, or so many updates.

@@ -98,6 +98,20 @@ def test_what_is_shown(capsys):
     assert json.loads(Path("r.json").read_text())["folder"] == "kept"
 
 
+def test_what_a_run_needs_is_looked_for_where_it_begins_only(capsys, folder, monkeypatch):
+    assert main([*TRAIN, "--steps", "80", "--out", "one", "--json", "r.json"]) == 0
+
+    def lacking(self):
+        raise ValueError("no data to begin with")
+
+    monkeypatch.setattr(toy_learner.ToyLearner, "check", lacking)
+    capsys.readouterr()
+    assert main([*TRAIN, "--steps", "80", "--out", "two", "--json", "-"]) == 2
+    assert capsys.readouterr().err.endswith("trimtab: no data to begin with\n")
+    assert not (folder / "two").exists()
+    assert main([*TRAIN, "--steps", "160", "--out", "one", "--resume", "--json", "r.json"]) == 0
+
+
 def test_the_kept_configuration_repeats_the_run(capsys):
     one = result_of(capsys, *TRAIN, "--steps", "160", "--seed", "7", "--out", "one", "--learner.spread", "9")
     two = result_of(

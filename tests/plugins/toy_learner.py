@@ -53,6 +53,9 @@ class ToyLearner:
         self.pieces = 0
         self.plant = environment.make()
 
+    def check(self):
+        pass
+
     def advance(self, watch):
         tried = self.mean + self.std * self.rng.standard_normal((self.settings.candidates, *self.mean.shape))
         episodes = []
