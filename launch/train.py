@@ -130,8 +130,7 @@ def _train(
             if folder is not None:
                 _tell_versions(folder, console)
             else:
-                if check := getattr(learner, "check", None):
-                    check()
+                learner.check()
                 name = str(setup.learner_name)
                 about = About(setup.scenario, setup.task.name, name, seed, setup.period, steps)
                 if options.out is None:
