@@ -24,7 +24,7 @@ from .backward import Backward
 from .calibration import calibration
 from .fused import FusedMembers
 from .networks import ACTIVATIONS, Activation, BatchedMLP, GaussianHead, gaussian_nll
-from .regressor import Fit, Look, check_rows, predicted, refuse_other, scales, settings_in, state_of
+from .regressor import Fit, Look, check_rows, divided, predicted, refuse_other, scales, settings_in, state_of
 
 _POISSON = scipy.stats.poisson.cdf(np.arange(16), 1.0)
 _CHUNK = 4096  # rows that predictions of many are cut into
@@ -254,10 +254,8 @@ class Ensemble:
         check_rows(inputs, targets, (self.inputs, self.outputs))
         s = self.settings
         held, counts = self._roles(len(inputs), first)
-        test = np.flatnonzero(held)
-        train = np.flatnonzero(~held)
-        if not len(test) or not len(train):
-            test = train = np.arange(len(inputs))
+        train, apart = divided(held)
+        test = apart if len(apart) else train
         own = [np.repeat(train, counts[train, e]) for e in range(s.members)]
         own = [rows if len(rows) else train for rows in own]
         # What varies by less than float32 tells apart says nothing.
@@ -293,7 +291,7 @@ class Ensemble:
         self.elites = np.argsort(best_loss, kind="stable")[: s.elites]
         means, variances = self.predict(inputs[test])
         covered = calibration(means[self.elites], variances[self.elites], targets[test])
-        return Fit(len(train), int(held.sum()), looks[-1].updates, best_loss, covered, looks)
+        return Fit(len(train), len(apart), looks[-1].updates, best_loss, covered, looks)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a fit depends on but the data and the rng: tensors, and JSON types, for `checkpoint.save`."""

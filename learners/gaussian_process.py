@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..robots.plugins import UnknownName
 from .calibration import calibration
-from .regressor import Fit, Look, check_rows, predicted, refuse_other, scales, settings_in, state_of
+from .regressor import Fit, Look, check_rows, divided, predicted, refuse_other, scales, settings_in, state_of
 
 Kernel = Literal["squared_exponential", "matern52"]
 
@@ -209,10 +209,7 @@ class GaussianProcess:
             FloatingPointError: no likelihood is finite; nothing has changed then.
         """
         check_rows(inputs, targets, (self.inputs, self.outputs))
-        held = self.held_out(len(inputs), first)
-        test, train = np.flatnonzero(held), np.flatnonzero(~held)
-        if not len(train):
-            test, train = train, np.arange(len(inputs))
+        train, apart = divided(self.held_out(len(inputs), first))
         sizes = scales(inputs[train], targets[train], 1e-12)
         x = (inputs - sizes["input_mean"]) / sizes["input_scale"]
         t = (targets - sizes["output_mean"]) / sizes["output_scale"]
@@ -221,11 +218,8 @@ class GaussianProcess:
         found = [self._search(rows, wanted[:, k], k) for k in range(self.outputs)]
         self.posterior = self._learned(rows, wanted, np.stack([search.x for search in found]), sizes)
         self.version += 1
-        if len(test):
-            means, variances = self.predict(inputs[test])
-        else:
-            test = kept
-            means, variances = self._left_out(targets[kept])
+        test = apart if len(apart) else kept
+        means, variances = self.predict(inputs[test]) if len(apart) else self._left_out(targets[test])
         errors = (means - targets[test]) ** 2 / variances
         loss = 0.5 * np.mean(errors + np.log(2.0 * np.pi * variances / sizes["output_scale"] ** 2), axis=(1, 2))
         covered = calibration(means, variances, targets[test])
@@ -234,7 +228,7 @@ class GaussianProcess:
         look = Look(evaluations, training, loss)
         if observe is not None:
             observe(look)
-        return Fit(len(kept), int(held.sum()), evaluations, loss, covered, [look])
+        return Fit(len(kept), len(apart), evaluations, loss, covered, [look])
 
     def state_dict(self) -> dict[str, Any]:
         """All that predictions and another fit depend on but the data: tensors, and JSON types."""

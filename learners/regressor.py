@@ -127,6 +127,13 @@ def check_rows(inputs: np.ndarray, targets: np.ndarray, widths: tuple[int, int])
         raise ValueError(f"{bad.size} of {n} rows hold numbers that are not finite, the first of them row {bad[0]}")
 
 
+def divided(held: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the rows to train on, and of those `held` out (n,) bool: of none, where there would be no others."""
+    if held.all():
+        held = np.zeros_like(held)
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
 def scales(inputs: np.ndarray, targets: np.ndarray, resolution: float) -> dict[str, np.ndarray]:
     """What rows are normalised by: `input_mean`, `input_scale` (di,), `output_mean`, `output_scale` (do,).
 

@@ -197,6 +197,16 @@ def test_calibration_of_what_is_known():
         calibration(mean, variance, target[:-1])
 
 
+@pytest.mark.parametrize("holdout", [0.0, 0.9999])
+def test_where_no_row_or_each_would_be_held_out_all_are_trained_on(holdout):
+    ensemble, fit, _ = fitted(replace(SMALL, holdout=holdout), n=6)
+    assert ensemble.held_out(6).sum() == (6 if holdout else 0)
+    assert (fit.rows, fit.held_out) == (6, 0)
+    x = wavy(6, np.random.default_rng(0))[0]
+    np.testing.assert_array_equal(ensemble.members.input_mean.numpy(), x.mean(axis=0).astype(np.float32))
+    assert np.isfinite(fit.holdout).all()
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_noise_is_learned_and_covered(seed):
     rng = np.random.default_rng(seed)

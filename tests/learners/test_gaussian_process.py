@@ -130,6 +130,13 @@ def test_leaving_one_out_is_what_learning_without_it_would_be():
     assert (fit.rows, fit.held_out) == (25, 0)
 
 
+def test_where_all_rows_would_be_held_out_none_is():
+    process, fit = fitted(5, holdout=0.9999)
+    assert process.held_out(5).all()
+    assert (fit.rows, fit.held_out) == (5, 0)
+    assert np.isfinite(fit.holdout).all()
+
+
 def test_what_is_held_out_follows_from_a_rows_number():
     process = GaussianProcess(3, 2, np.random.default_rng(0), GaussianProcessSettings(holdout=0.3))
     whole = process.held_out(1000)
