@@ -19,7 +19,7 @@ PERIOD = 60.0
 WINDOW = 0.1
 """Share of the pieces that the running mean is taken of."""
 PANELS = 6
-"""How many metrics of the learned model have a panel."""
+"""How many metrics of what is learned have a panel: those whose names have a slash."""
 IDEAL = {"model/coverage90": 0.9, "model/calibration_error": 0.0}
 """Where a metric would be at best."""
 
@@ -74,7 +74,7 @@ def draw(folder: RunFolder, title: str) -> Path | None:
 
 
 def figure(rows: list[dict[str, float]], title: str) -> Any:
-    """Return of each piece against control steps and time, and below it what the learned model's metrics are.
+    """Return of each piece against control steps and time, and below it metrics of what is learned.
 
     Args:
         rows: of the table of metrics, at least one.
@@ -85,7 +85,7 @@ def figure(rows: list[dict[str, float]], title: str) -> Any:
     steps, spent = (np.array([row[name] for row in rows]) for name in ("steps", "wall_s"))
     unit, length = ("minutes", 60.0) if spent[-1] > 120.0 else ("seconds", 1.0)
     spent = spent / length
-    panels = [name for name in rows[0] if name.startswith("model/")][:PANELS]
+    panels = [name for name in rows[0] if "/" in name and any(math.isfinite(row[name]) for row in rows)][:PANELS]
     columns = min(3, len(panels))
     below = math.ceil(len(panels) / 3)
     shape = Figure(figsize=(8.0, 4.2 + 1.9 * below), dpi=110, layout="constrained")
@@ -94,10 +94,12 @@ def figure(rows: list[dict[str, float]], title: str) -> Any:
     main.set_title(title, loc="left")
     name = "return" if "return" in rows[0] else next((n for n in rows[0] if n not in logs.FIRST), "wall_s")
     score = np.array([row[name] for row in rows])
-    main.plot(steps, score, "o-", color=_PALE, markersize=4, linewidth=1.0, label="each piece")
-    if len(rows) > 2:
-        window = max(3, round(WINDOW * len(rows)))
-        main.plot(steps, running_mean(score, window), color=_INK, linewidth=2.0, label=f"mean of the last {window}")
+    there = np.isfinite(score)  # not every piece ends with an evaluation
+    main.plot(steps[there], score[there], "o-", color=_PALE, markersize=4, linewidth=1.0, label="each")
+    if there.sum() > 2:
+        window = max(3, round(WINDOW * there.sum()))
+        mean = running_mean(score[there], window)
+        main.plot(steps[there], mean, color=_INK, linewidth=2.0, label=f"mean of the last {window}")
     main.set_ylabel(name)
     main.set_xlabel("control steps")
     main.legend(loc="lower right", frameon=False)

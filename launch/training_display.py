@@ -15,8 +15,8 @@ from rich.text import Text
 from ..learners.run_folder import Saved
 from ..learners.training import Piece
 
-METRICS, OF_MODEL = 6, 4
-"""How many of a learner's metrics have a column, the first ones; and how many of these may be the learned model's."""
+METRICS, LEARNED = 6, 4
+"""How many of a learner's metrics have a column, the first ones; and how many of these may be of what is learned, with a slash in their names."""
 
 _WIDTHS = {"piece": 5, "steps": 7}
 _WIDTH = 8
@@ -74,9 +74,9 @@ class TrainingDisplay:
             "steps": number(piece.row["steps"]),
             "time": duration(piece.row["wall_s"]),
         }
-        of_model = [name for name in metrics if name.startswith("model/")][:OF_MODEL]
-        others = [name for name in metrics if not name.startswith("model/")]
-        for name in others[: METRICS - len(of_model)] + of_model:
+        learned = [name for name in metrics if "/" in name][:LEARNED]
+        others = [name for name in metrics if "/" not in name]
+        for name in others[: METRICS - len(learned)] + learned:
             shown[name.rpartition("/")[2]] = number(metrics[name])
             if name == "return" and piece.best is not None:
                 shown["best"] = number(piece.best)

@@ -214,7 +214,7 @@ class SoftActorCritic:
 
     @property
     def temperature(self) -> float:
-        """alpha."""
+        """What the policy's entropy counts for, alpha."""
         return float(self.actor.spare.exp())
 
     @torch.no_grad()

@@ -17,9 +17,15 @@ class Graph(Generic[Found]):
     Args:
         work: from tensors on the GPU to tensors there; it must neither wait for the GPU nor copy from the host.
         given: tensors of the shapes to come; None for what is not there.
+        generator: that `work` draws from, on the GPU; each call then draws anew.
     """
 
-    def __init__(self, work: Callable[..., Found], given: Sequence[Tensor | None]) -> None:
+    def __init__(
+        self,
+        work: Callable[..., Found],
+        given: Sequence[Tensor | None],
+        generator: torch.Generator | None = None,
+    ) -> None:
         self._given = [None if z is None else z.clone() for z in given]
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
@@ -28,6 +34,8 @@ class Graph(Generic[Found]):
                 work(*self._given)
         torch.cuda.current_stream().wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
+        if generator is not None:
+            self._graph.register_generator_state(generator)
         with torch.cuda.graph(self._graph):
             self._found = work(*self._given)
 

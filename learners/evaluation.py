@@ -59,9 +59,12 @@ class Evaluation:
     wall_s: float
 
 
-def seeds(seed: int, episodes: int) -> np.ndarray:
-    """Seeds (episodes,) of starts to evaluate on, for training with `seed`; more episodes begin with the same ones."""
-    return np.random.SeedSequence(seed, spawn_key=(_STREAM,)).generate_state(episodes)
+def seeds(seed: int, episodes: int, in_training: bool = False) -> np.ndarray:
+    """Seeds (episodes,) of starts to evaluate on, for training with `seed`; more episodes begin with the same ones.
+
+    While training goes on they are others: by those the best checkpoint is chosen.
+    """
+    return np.random.SeedSequence(seed, spawn_key=(_STREAM, 1) if in_training else (_STREAM,)).generate_state(episodes)
 
 
 def evaluate(
@@ -71,6 +74,7 @@ def evaluate(
     episodes: int,
     seed: int,
     observe: Callable[[int, Episode], None] | None = None,
+    in_training: bool = False,
 ) -> Evaluation:
     """Runs `controller` for some episodes.
 
@@ -80,6 +84,7 @@ def evaluate(
         episodes: how many.
         seed: that training had; the episodes' own follow from it.
         observe: told the number of episodes so far and the last, after each.
+        in_training: whether training goes on, for which there are other starts.
 
     Raises:
         ValueError: not a positive number of episodes.
@@ -87,7 +92,7 @@ def evaluate(
     """
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}; it must be at least 1")
-    chosen, ran = seeds(seed, episodes), []
+    chosen, ran = seeds(seed, episodes, in_training), []
     begun = time.monotonic()
     plant = environment.make()
     try:

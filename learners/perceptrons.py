@@ -15,7 +15,6 @@ Hinton, 2016): with x the normalised, s the scale of a row and w the weights of 
 import copy
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -91,26 +90,28 @@ class Perceptrons:
         spare: int = 0,
     ) -> None:
         self.members, self.inputs, self.outputs, self.settings = members, inputs, outputs, settings
-        shapes: list[tuple[int, int, int]] = []
         sizes = (inputs, *settings.hidden, outputs)
         self._depth = len(sizes) - 1
+        self._shapes: list[tuple[int, int, int]] = []
+        self._places: list[slice] = []
+        drawn: list[np.ndarray] = []
+        end = 0
+
+        def add(shape: tuple[int, int, int], values: np.ndarray) -> None:
+            nonlocal end
+            size = math.prod(shape)
+            self._shapes.append(shape)
+            self._places.append(slice(end, end + size))
+            drawn.append(np.pad(values.ravel(), (0, -size % _ALIGNED)))
+            end += len(drawn[-1])
+
         for k, (a, b) in enumerate(itertools.pairwise(sizes)):
-            shapes += [(members, a, b), (members, 1, b)]
+            for shape in ((members, a, b), (members, 1, b)):
+                add(shape, rng.uniform(-1.0, 1.0, shape) / math.sqrt(a))
             if settings.layer_norm and k < self._depth - 1:
-                shapes += [(members, 1, b), (members, 1, b)]
-        places, end = [], 0
-        for shape in shapes:
-            places.append(slice(end, end + math.prod(shape)))
-            end += -(-math.prod(shape) // _ALIGNED) * _ALIGNED
-        self._shapes, self._places = shapes, places
-        values = np.zeros(end + spare, np.float32)
-        views = iter(zip(places, shapes))
-        for k, (a, b) in enumerate(itertools.pairwise(sizes)):
-            for place, shape in itertools.islice(views, 2):
-                values[place] = rng.uniform(-1.0, 1.0, math.prod(shape)) / math.sqrt(a)
-            if settings.layer_norm and k < self._depth - 1:
-                values[next(views)[0]] = 1.0
-                next(views)
+                add((members, 1, b), np.ones((members, b)))
+                add((members, 1, b), np.zeros((members, b)))
+        values = np.concatenate([*drawn, np.zeros(spare)]).astype(np.float32)
         self.flat = torch.as_tensor(values).to(device)
         self.grad = torch.zeros_like(self.flat)
         self.spare = self.flat[end:]

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 
 from ..controllers.episode import Episode
 from ..controllers.files import replacing

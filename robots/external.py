@@ -98,6 +98,7 @@ def gymnasium_task(name: str) -> Task:
             duration=steps * dt,
             goal=_never,
             finite=functools.partial(toy_text, name) if hasattr(env.unwrapped, "P") else None,
+            choices=int(env.action_space.n) if isinstance(env.action_space, spaces.Discrete) else 0,
         )
     finally:
         env.close()
@@ -188,6 +189,7 @@ def _task(
     duration: float,
     goal: Callable[[View], Array] | None = None,
     finite: Callable[[], Finite] | None = None,
+    choices: int = 0,
 ) -> Task:
     return Task(
         name=name,
@@ -198,6 +200,7 @@ def _task(
             dt=dt,
             limits=np.asarray(limits, float),
             finite=finite,
+            choices=choices,
         ),
         score=_reported_reward,
         terms=(Term("reward", _missing_reward),),

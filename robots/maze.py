@@ -120,6 +120,7 @@ def _robot(slip: float) -> Robot:
         dt=0.5,
         limits=np.array([[-0.5], [len(MOVES) - 0.5]]),
         finite=functools.partial(finite, slip),
+        choices=len(MOVES),
     )
 
 

@@ -97,6 +97,8 @@ class Robot:
         limits: control limits (2, nu), read from the model's actuators unless given.
         symbolic: makes the robot's motion in closed form; None where there is none.
         finite: makes its table of transitions; None where there is none.
+        choices: of how many its one control is the number, rounded; the limits reach half a number beyond the first and
+            the last. 0: controls are no choices.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Robot:
     limits: np.ndarray | None = None
     symbolic: Callable[[], Symbolic] | None = None
     finite: Callable[[], Finite] | None = None
+    choices: int = 0
 
     @cached_property
     def layout(self) -> Layout:
