@@ -16,7 +16,7 @@ from ..learners.run_folder import Saved
 from ..learners.training import Piece
 
 METRICS, LEARNED = 6, 4
-"""How many of a learner's metrics have a column, the first ones; and how many of these may be of what is learned, with a slash in their names."""
+"""How many of a learner's metrics have a column, the first ones; how many of these may tell of what is learned."""
 
 _WIDTHS = {"piece": 5, "steps": 7}
 _WIDTH = 8
