@@ -37,15 +37,20 @@ class _Call(types.WrapperAddressProtocol):
         return self._kind
 
 
-@functools.cache
-def library() -> tuple[_Call, ...]:
-    """`mj_step`, `mj_step1`, `mj_setState`, `mj_getState`, `mj_differentiatePos`, `mj_integratePos`."""
+def library_path() -> pathlib.Path:
+    """Of MuJoCo's library, the one that the bindings have loaded: loading it again gives the same."""
     folder = pathlib.Path(mujoco.__file__).parent
     names = (f"libmujoco.so.{mujoco.__version__}", f"libmujoco.{mujoco.__version__}.dylib", "mujoco.dll")
     found = [folder / name for name in names if (folder / name).exists()]
     if not found:
         raise RuntimeError(f"no MuJoCo library in {folder}; looked for {', '.join(names)}")
-    library = ctypes.CDLL(str(found[0]))  # the one that the bindings have loaded: loading again gives the same
+    return found[0]
+
+
+@functools.cache
+def library() -> tuple[_Call, ...]:
+    """`mj_step`, `mj_step1`, `mj_setState`, `mj_getState`, `mj_differentiatePos`, `mj_integratePos`."""
+    library = ctypes.CDLL(str(library_path()))
     kinds = {
         "mj_step": _STEP,
         "mj_step1": _STEP,

@@ -4,6 +4,7 @@ import numpy as np
 
 from ..robots.task import Task
 from .compiled import Compiled
+from .copies import Copies
 from .interface import Scene, State, check_control, full_state
 
 
@@ -14,6 +15,13 @@ class MujocoSimulator:
         self.task = task
         self.dt = task.robot.dt
         self._compiled = Compiled(task.robot)
+
+    @staticmethod
+    def copies(task: Task, count: int, threads: int | None = None) -> Copies:
+        """Plants stepped in batch, see `sim.copies`."""
+        from .mujoco_copies import MujocoCopies
+
+        return MujocoCopies(task, count, threads)
 
     def reset(self, seed: int, state: State | None = None) -> State:
         """Begins an episode drawn by `seed`, or continues exactly from `state`."""
