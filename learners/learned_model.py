@@ -142,8 +142,28 @@ class LearnedModel:
             OSError: it can not be read.
             ValueError: it is no learned model's checkpoint, not the whole of one, or another robot's.
         """
-        state = checkpoint.load(path, _KIND, device)
-        Signature.of(robot).refuse_other(Signature.from_json(state["signature"]), str(Path(path)))
+        return cls.from_state_dict(cls.read(path, device), robot, device, str(Path(path)))
+
+    @staticmethod
+    def read(path: str | os.PathLike, device: str | torch.device = "cpu") -> dict[str, Any]:
+        """What `state_dict` gave of the model saved at `path`, whatever robot it is of.
+
+        Raises:
+            OSError: it can not be read.
+            ValueError: it is no learned model's checkpoint, or not the whole of one.
+        """
+        return checkpoint.load(path, _KIND, device)
+
+    @classmethod
+    def from_state_dict(
+        cls, state: dict[str, Any], robot: Robot, device: str | torch.device = "cpu", what: str = "the model"
+    ) -> "LearnedModel":
+        """The model that `state_dict` was taken of, on `device`.
+
+        Raises:
+            ValueError: it, called `what`, is another robot's.
+        """
+        Signature.of(robot).refuse_other(Signature.from_json(state["signature"]), what)
         parts: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in state["encoding"].items()}
         model = cls.__new__(cls)
         model.signature = Signature.of(robot)

@@ -22,15 +22,17 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .. import __version__
 from ..controllers.episode import Episode
 from ..controllers.files import replacing
 from .interface import Learner, TrainingError
+
+Taken = TypeVar("Taken")
 
 FORMAT = 1
 
@@ -224,7 +226,7 @@ class RunFolder:
 
         Args:
             learner: made with the same settings as the one saved.
-            name: `last` or `best`.
+            name: `last` or `best`; of any other one there is none before it.
 
         Returns:
             How far it is, and what a person should be told: empty if all is well.
@@ -233,23 +235,20 @@ class RunFolder:
             ValueError: neither can be used. If there are none, because training was interrupted before the first, it
                 is not an error where training goes on from `last`: then nothing is restored.
         """
-        tried = [kept for kept in (name, _TURNS[name]) if self.checkpoint(kept).exists()]
+        before = [_TURNS[name]] if name in _TURNS else []
+        tried = [kept for kept in (name, *before) if self.checkpoint(kept).exists()]
         if not tried:
             if name == "last":
                 return Saved(), ""
             raise ValueError(f"{str(self.path)!r} has no checkpoint {name!r} yet")
-        reasons = []
-        for kept in tried:
-            try:
-                saved = self.saved(kept)
-                learner.restore(self.checkpoint(kept))
-            except (ValueError, OSError) as error:
-                reasons.append(f"checkpoint {kept!r} of {str(self.path)!r} can not be used: {error}")
-                continue
-            if reasons:
-                reasons.append(f"the one before it is used, of {saved.steps} steps")
-            return saved, "; ".join(reasons)
-        raise ValueError("; ".join(reasons))
+
+        def take(checkpoint: Path) -> Saved:
+            saved = self.saved(checkpoint.name)
+            learner.restore(checkpoint)
+            return saved
+
+        saved, note = first_usable([self.checkpoint(kept) for kept in tried], take)
+        return saved, note and f"{note}, of {saved.steps} steps"
 
     def resume(self, learner: Learner) -> tuple[Saved, str]:
         """Puts `learner` where training goes on, see `restore`, and a `last` that can not be used aside.
@@ -279,6 +278,33 @@ class RunFolder:
             place.replace(aside)
         self.checkpoint(f"{name}.partial").replace(place)
         _sync(place.parent)
+
+
+def first_usable(checkpoints: Sequence[Path], take: Callable[[Path], Taken]) -> tuple[Taken, str]:
+    """What `take` makes of the first of a run's checkpoints that it can use.
+
+    Args:
+        checkpoints: at least one, from the newest on.
+        take: raises a ValueError or an OSError where a checkpoint can not be used.
+
+    Returns:
+        What it makes, and what a person should be told: why those before were not used; empty if there are none.
+
+    Raises:
+        ValueError: none can be used, and why.
+    """
+    reasons = []
+    for checkpoint in checkpoints:
+        try:
+            taken = take(checkpoint)
+        except (ValueError, OSError) as error:
+            run = str(checkpoint.parent.parent)
+            reasons.append(f"checkpoint {checkpoint.name!r} of {run!r} can not be used: {error}")
+            continue
+        if reasons:
+            reasons.append("the one before it is used")
+        return taken, "; ".join(reasons)
+    raise ValueError("; ".join(reasons))
 
 
 @contextlib.contextmanager

@@ -171,7 +171,7 @@ def test_it_is_evaluated(capsys, trained):
 
 def test_another_robots(capsys, trained):
     said = refused(capsys, "cartpole-swingup", "--dynamics", f"ensemble:{trained / 'pendulum-swingup'}")
-    assert "is of another robot: pendulum; expected: cartpole" in said
+    assert said.count("is of another robot: pendulum; expected: cartpole") == 1
 
 
 def test_a_period_that_does_not_fit_the_robot(capsys, trained):
@@ -229,7 +229,11 @@ def test_the_checkpoint_before_stands_in_for_one_that_was_cut_short(trained):
     model = checkpoints / "last" / pets.MODEL
     model.write_bytes(model.read_bytes()[:99])
     task = robots.load("cartpole-swingup").with_period(0.04)
-    assert sim.dynamics(f"ensemble:{path}", task).particles
+    with pytest.warns(RuntimeWarning, match=r"^checkpoint 'last' of .* not the whole .*; the one before it is used$"):
+        assert sim.dynamics(f"ensemble:{path}", task).particles
+    (checkpoints / "previous" / pets.STATE).write_text("{")
+    with pytest.raises(ValueError, match=r"checkpoint 'last' of .*; checkpoint 'previous' of .* is no state of PETS"):
+        sim.dynamics(f"ensemble:{path}", task)
 
 
 def test_while_a_checkpoint_gets_its_name_the_one_before_is_taken(trained):
