@@ -62,21 +62,20 @@ class Encoding:
     high: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, robot: Robot, *, angles: Iterable[str] | None = None, untold: Iterable[str] = ()) -> "Encoding":
-        """The encoding for `robot`.
+    def of(cls, robot: Robot, *, untold: Iterable[str] = ()) -> "Encoding":
+        """The encoding for `robot`; angles are those of hinges without limits, as far as its MuJoCo model knows.
 
         Args:
             robot: whose readings are encoded.
-            angles: readings, or single entries such as `joints[0]`, that are angles; by default those of hinges without
-                limits, as far as the robot's MuJoCo model knows.
-            untold: readings or entries that the model is to know nothing of, because the motion does not depend on
-                them: how far a robot has walked, for one. Their change is predicted all the same.
+            untold: readings, or single entries such as `root[0]`, that the model is to know nothing of, because the
+                motion does not depend on them: how far a robot has walked, for one. Their change is predicted all the
+                same.
 
         Raises:
             UnknownName: there is no such reading.
         """
         layout = robot.layout
-        turning = _turning(robot) if angles is None else _entries(layout, angles)
+        turning = _turning(robot)
         clocks = _of_kind(layout, lambda r: r.sensor == mujoco.mjtSensor.mjSENS_CLOCK)
         still = _of_kind(layout, lambda r: r.source == "parameter") | clocks
         scored = _of_kind(layout, lambda r: r.source == "external" and r.name in SCORES)

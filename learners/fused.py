@@ -36,9 +36,6 @@ class FusedMembers:
         self.least, self.span = least, span
         self.activation = activation
 
-    def __len__(self) -> int:
-        return len(self.weights[0])
-
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Means and variances."""
         h = self._through(x)

@@ -357,13 +357,11 @@ def _model(settings: PETS, robot: Robot, rng: np.random.Generator) -> LearnedMod
 
 
 def _data(source: str, robot: Robot, capacity: int | None) -> tuple[Replay, int]:
-    """A replay store with what lies at `source`, if that is not empty, and how many steps were refused.
+    """A replay store with what lies at `source`, and how many steps were refused.
 
     Raises:
         ValueError: there is nothing of the kind, or it is another robot's.
     """
-    if not source:
-        return Replay(robot, capacity), 0
     kind, _, name = source.partition(":")
     if kind == "minari":
         from .minari_data import import_minari

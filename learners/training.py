@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from ..controllers.episode import Episode
 from .interface import Learner, TrainingError
 from .logs import Logs, read
 from .run_folder import RunFolder, Saved
@@ -30,14 +29,10 @@ class Piece:
     Attributes:
         row: as in `metrics.csv`: `piece`, `steps`, `wall_s` and the learner's metrics.
         best: the best `return` so far, or None.
-        improved: whether this piece has it.
-        episode: the last one gathered, or None.
     """
 
     row: Mapping[str, float]
     best: float | None
-    improved: bool
-    episode: Episode | None
 
 
 class Observer(Protocol):
@@ -153,7 +148,7 @@ def _pieces(
                 before = clock()
                 folder.save(learner, now, best=improved, episode=progress.episode)
                 due = clock() + (clock() - before) / share
-            audience.piece(Piece(row, now.best, improved, progress.episode))
+            audience.piece(Piece(row, now.best))
     except KeyboardInterrupt:
         return "interrupted", "interrupted", ""
     except TrainingError as error:
