@@ -57,7 +57,7 @@ class Ours:
         rng, ny, nu = np.random.default_rng(0), TASK.robot.layout.size, TASK.robot.nu
         self.y, self.u = rng.standard_normal((ROWS, ny)), rng.uniform(-1.0, 1.0, (ROWS, nu))
         self.y_next = self.y + 0.1 * rng.standard_normal((ROWS, ny))
-        self.model = LearnedModel(TASK.robot, rng, SETTINGS)
+        self.model = LearnedModel.of_ensemble(TASK.robot, rng, SETTINGS)
         self.held = self.model.regressor.held_out(ROWS)
         self.controls = rng.uniform(-1.0, 1.0, (CANDIDATES, HORIZON, nu))
 
@@ -70,7 +70,7 @@ class Ours:
         torch.set_num_threads(1)
         clock = _clock(cores)
         rng, ended = np.random.default_rng(0), []
-        model = LearnedModel(TASK.robot, rng, replace(SETTINGS, epochs=epochs + 1))
+        model = LearnedModel.of_ensemble(TASK.robot, rng, replace(SETTINGS, epochs=epochs + 1))
         encoding = model.encoding
         inputs, targets = encoding.tell(self.y, self.u), encoding.changes(self.y, self.y_next)
         model.regressor.fit(inputs, targets, rng, observe=lambda _: ended.append(clock()))

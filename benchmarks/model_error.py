@@ -135,9 +135,9 @@ def measure(setup: Setup, train: list[Transitions], test: list[Transitions], see
     task, settings = setup.planned, setup.learner.network
     rng = np.random.default_rng([seed, 1])
     encoding = Encoding.of(task.robot, untold=setup.learner.untold)
-    model = LearnedModel(task.robot, rng, settings, encoding)
+    model = LearnedModel.of_ensemble(task.robot, rng, settings, encoding=encoding)
     alone = replace(settings, members=1, elites=1, probabilistic=False, bootstrap=False)
-    network = LearnedModel(task.robot, rng, alone, encoding)
+    network = LearnedModel.of_ensemble(task.robot, rng, alone, encoding=encoding)
     data = model.data(joined(train))
     fit = model.regressor.fit(*data, rng)
     network.regressor.fit(*data, rng)

@@ -51,29 +51,46 @@ class LearnedModel:
 
     Args:
         robot: whose readings change.
-        rng: draws the ensemble's first weights.
-        settings: of the ensemble.
-        encoding: of the readings; `Encoding.of(robot)` by default.
-        device: where networks are.
-        regressor: what predicts, in place of an ensemble.
+        encoding: of the readings.
+        regressor: what predicts, of as many inputs and outputs as the encoding has.
         nominal: what it adds to.
+
+    Raises:
+        ValueError: the regressor is of other inputs or outputs.
     """
 
-    def __init__(
-        self,
+    def __init__(self, robot: Robot, encoding: Encoding, regressor: Regressor, nominal: Nominal | None = None) -> None:
+        theirs, ours = (regressor.inputs, regressor.outputs), (encoding.inputs, encoding.outputs)
+        if theirs != ours:
+            raise ValueError(f"the regressor is of {theirs} inputs and outputs; the encoding has {ours}")
+        self.signature = Signature.of(robot)
+        self.encoding = encoding
+        self.regressor = regressor
+        self.nominal = nominal
+
+    @classmethod
+    def of_ensemble(
+        cls,
         robot: Robot,
         rng: np.random.Generator,
         settings: EnsembleSettings | None = None,
+        *,
         encoding: Encoding | None = None,
-        device: str | torch.device = "cpu",
-        regressor: Regressor | None = None,
         nominal: Nominal | None = None,
-    ) -> None:
-        self.signature = Signature.of(robot)
-        self.encoding = encoding or Encoding.of(robot)
-        self.nominal = nominal
-        e = self.encoding
-        self.regressor: Regressor = regressor or Ensemble(e.inputs, e.outputs, rng, settings, device)
+        device: str | torch.device = "cpu",
+    ) -> "LearnedModel":
+        """The model by an ensemble of networks.
+
+        Args:
+            robot: whose readings change.
+            rng: draws the first weights.
+            settings: of the ensemble.
+            encoding: of the readings; `Encoding.of(robot)` by default.
+            nominal: what it adds to.
+            device: where the networks are.
+        """
+        e = encoding or Encoding.of(robot)
+        return cls(robot, e, Ensemble(e.inputs, e.outputs, rng, settings, device), nominal)
 
     def data(self, transitions: Transitions) -> tuple[np.ndarray, np.ndarray]:
         """Inputs (n, inputs) and targets (n, outputs) of the regressor from steps."""
@@ -165,12 +182,8 @@ class LearnedModel:
         """
         Signature.of(robot).refuse_other(Signature.from_json(state["signature"]), what)
         parts: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in state["encoding"].items()}
-        model = cls.__new__(cls)
-        model.signature = Signature.of(robot)
-        model.encoding = Encoding(**parts)
-        model.nominal = _nominal(state["nominal"], robot)
-        model.regressor = _regressor(state["kind"], state["regressor"], device)
-        return model
+        regressor = _regressor(state["kind"], state["regressor"], device)
+        return cls(robot, Encoding(**parts), regressor, _nominal(state["nominal"], robot))
 
 
 def _regressor(kind: str, state: dict[str, Any], device: str | torch.device) -> Regressor:

@@ -353,7 +353,7 @@ def _model(settings: PETS, robot: Robot, rng: np.random.Generator) -> LearnedMod
     else:
         network = replace(settings.network, probabilistic=settings.model == "ensemble")
         regressor = Ensemble(encoding.inputs, encoding.outputs, rng, network, device)
-    return LearnedModel(robot, rng, encoding=encoding, regressor=regressor, nominal=nominal)
+    return LearnedModel(robot, encoding, regressor, nominal)
 
 
 def _data(source: str, robot: Robot, capacity: int | None) -> tuple[Replay, int]:

@@ -47,7 +47,7 @@ def recorded(name="cartpole-swingup", episodes=12, steps=60):
 @functools.cache
 def learned():
     rng = np.random.default_rng(0)
-    model = LearnedModel(TASK.robot, rng, SMALL)
+    model = LearnedModel.of_ensemble(TASK.robot, rng, SMALL)
     fit = model.fit(recorded(), rng)
     return model, fit
 
@@ -140,7 +140,7 @@ def opposed(far=1.0, *, endless=True):
     encoding = Encoding.of(TASK.robot)
     if endless:
         encoding = replace(encoding, bounded=(), low=(), high=())
-    model = LearnedModel(TASK.robot, np.random.default_rng(0), settings, encoding)
+    model = LearnedModel.of_ensemble(TASK.robot, np.random.default_rng(0), settings, encoding=encoding)
     network = model.regressor.members.network
     with torch.no_grad():
         for p in network.parameters():
@@ -178,7 +178,7 @@ def test_it_predicts_better_than_a_linear_model():
     """A swinging pendulum, eight steps ahead, from where it was not trained; the linear model is of least squares."""
     task, rng = robots.load("pendulum-swingup"), np.random.default_rng(0)
     store = recorded("pendulum-swingup")
-    model = LearnedModel(task.robot, rng, replace(SMALL, learning_rate=3e-3))
+    model = LearnedModel.of_ensemble(task.robot, rng, replace(SMALL, learning_rate=3e-3))
     fit = model.fit(store, rng)
     assert fit.rows + fit.held_out == len(store) == 720
     data = store.all()
@@ -250,7 +250,9 @@ def test_planners_search_it_with_risk_over_its_particles():
 
 def test_a_saved_model_predicts_and_trains_as_the_one_saved(tmp_path):
     rng = np.random.default_rng(0)
-    model = LearnedModel(TASK.robot, rng, replace(SMALL, epochs=3), Encoding.of(TASK.robot, untold=["cart"]))
+    model = LearnedModel.of_ensemble(
+        TASK.robot, rng, replace(SMALL, epochs=3), encoding=Encoding.of(TASK.robot, untold=["cart"])
+    )
     model.save(tmp_path / "model.safetensors")
     loaded = LearnedModel.load(tmp_path / "model.safetensors", TASK.robot)
     assert loaded.encoding == model.encoding
@@ -279,6 +281,12 @@ def test_what_does_not_fit_is_refused():
         EnsembleDynamics(robots.load("pendulum-swingup"), model)
     with pytest.raises(ValueError, match="the replay store is of another robot"):
         model.fit(Replay(robots.load("pendulum-swingup").robot), np.random.default_rng(0))
+
+
+def test_a_regressor_of_another_shape_is_refused():
+    encoding, rng = Encoding.of(TASK.robot), np.random.default_rng(0)
+    with pytest.raises(ValueError, match=r"the regressor is of \(5, 4\) inputs and outputs; the encoding has \(6, 4\)"):
+        LearnedModel(TASK.robot, encoding, Ensemble(5, 4, rng, SMALL))
 
 
 def test_predictions_that_break_down_are_marked():
@@ -416,7 +424,7 @@ def test_joints_are_not_expected_beyond_their_limits():
 @pytest.mark.parametrize("propagation", PROPAGATIONS)
 def test_quaternions_stay_of_length_1(propagation):
     task, rng = robots.load("fish-swim"), np.random.default_rng(0)
-    model = LearnedModel(task.robot, rng, replace(SMALL, probabilistic=propagation != "mean"))
+    model = LearnedModel.of_ensemble(task.robot, rng, replace(SMALL, probabilistic=propagation != "mean"))
     dynamics = EnsembleDynamics(task, model, propagation, 4)
     state = sim.make("mujoco", task).reset(0)
     controls = rng.uniform(-1, 1, (3, 5, task.robot.nu))

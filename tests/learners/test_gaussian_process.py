@@ -246,7 +246,7 @@ def learned():
             state = after
     encoding = Encoding.of(TASK.robot)
     process = GaussianProcess(encoding.inputs, encoding.outputs, rng)
-    model = LearnedModel(TASK.robot, rng, encoding=encoding, regressor=process)
+    model = LearnedModel(TASK.robot, encoding, process)
     return model, model.fit(store, rng)
 
 

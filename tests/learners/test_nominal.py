@@ -208,10 +208,11 @@ def recorded(seed, steps):
 def trained(nominal, process=False):
     """The worn cartpole from 200 steps."""
     rng, encoding = np.random.default_rng(0), Encoding.of(ROBOT)
-    regressor = GaussianProcess(encoding.inputs, encoding.outputs, rng) if process else None
-    model = LearnedModel(
-        ROBOT, rng, SMALL, regressor=regressor, nominal=AnalyticNominal(ROBOT, nominal) if nominal else None
-    )
+    added = AnalyticNominal(ROBOT, nominal) if nominal else None
+    if process:
+        model = LearnedModel(ROBOT, encoding, GaussianProcess(encoding.inputs, encoding.outputs, rng), added)
+    else:
+        model = LearnedModel.of_ensemble(ROBOT, rng, SMALL, nominal=added)
     model.fit(recorded(0, 200), rng)
     return model
 
@@ -264,7 +265,7 @@ def test_planners_search_what_it_leads_to_and_its_derivatives_are_of_both():
 def test_a_deterministic_ensemble_is_a_model_like_the_others(tmp_path):
     """Members predict no noise: what spreads their predictions is what they disagree on."""
     rng = np.random.default_rng(0)
-    model = LearnedModel(ROBOT, rng, dataclasses.replace(SMALL, probabilistic=False))
+    model = LearnedModel.of_ensemble(ROBOT, rng, dataclasses.replace(SMALL, probabilistic=False))
     fit = model.fit(recorded(0, 200), rng)
     assert (fit.holdout < 0.05).all()  # half the squared error of what varies by 1
     assert 0.0 <= fit.calibration.error <= 0.95
