@@ -5,6 +5,9 @@ scored, the readings it led to. Terminated means that the task ended there, so t
 that time was up or the run was stopped, and what would have come has a value (Pardo et al., Time limits in
 reinforcement learning, 2018). Rows that follow each other without a gap form a segment, and sequences never cross from
 one into the next.
+
+Several plants may store their steps in turn, each in a lane of its own: with L lanes, row i goes on with row i - L, if
+at all.
 """
 
 import json
@@ -24,6 +27,7 @@ from ..controllers.files import replacing
 from ..robots.task import Robot
 
 _FORMAT = 1
+_VOID = -1
 _NUMBERS = ("y", "u", "y_next", "reward")
 _FLAGS = ("terminated", "truncated")
 
@@ -125,28 +129,38 @@ class Replay:
     Rows are numbered from the first ever stored, `first` being the oldest still there. Appending takes constant time on
     average: arrays grow by doubling, up to `capacity`, and then the newest replaces the oldest.
 
+    A step that is left out has no row, if there is one lane. Among several it keeps its place, and its number, without
+    ever being drawn, so that those of the others stay in their lanes: the capacity counts it, `len` does not.
+
     Args:
         robot: whose data these are, or their signature.
-        capacity: largest number of rows kept; None keeps all.
+        capacity: largest number of rows kept, a multiple of the lanes; None keeps all.
+        lanes: number of plants whose steps are stored in turn.
 
     Attributes:
         rejected: how many steps were refused for each entry that was not finite, by its name.
 
     Raises:
-        ValueError: a capacity that is not positive.
+        ValueError: lanes or a capacity that are not positive, or do not go together.
     """
 
-    def __init__(self, robot: Robot | Signature, capacity: int | None = None) -> None:
+    def __init__(self, robot: Robot | Signature, capacity: int | None = None, lanes: int = 1) -> None:
+        if lanes < 1:
+            raise ValueError(f"{lanes} lanes; there must be at least one")
         if capacity is not None and capacity < 1:
             raise ValueError(f"capacity {capacity} is not positive")
+        if capacity is not None and capacity % lanes:
+            raise ValueError(f"capacity {capacity} is no multiple of {lanes} lanes")
         self.signature = robot if isinstance(robot, Signature) else Signature.of(robot)
         self.capacity = capacity
+        self.lanes = lanes
         self.rejected: Counter[str] = Counter()
         self._stored = 0  # rows ever; the newest's number is one less
-        self._begin = 0  # number of the row that began the segment which goes on
-        self._open = False  # whether the next row may go on with it
+        self._begin = np.zeros(lanes, np.int64)  # numbers of the rows that began the segments which go on
+        self._open = np.zeros(lanes, bool)  # whether the next rows may go on with them
         self._rows = self._allocate(0)
-        self._begins = np.empty(0, np.int64)  # of each row, that of its segment's first
+        self._begins = np.empty(0, np.int64)  # of each row, that of its segment's first; _VOID where a step is left out
+        self._voids = 0  # how many of them are
 
     def _allocate(self, size: int) -> dict[str, np.ndarray]:
         ny, nu = len(self.signature.readings), len(self.signature.controls)
@@ -158,12 +172,17 @@ class Replay:
 
     def __len__(self) -> int:
         """Number of rows stored."""
+        return self._kept - self._voids
+
+    @property
+    def _kept(self) -> int:
+        """The same, steps left out among them."""
         return self._stored if self.capacity is None else min(self._stored, self.capacity)
 
     @property
     def first(self) -> int:
         """Number of the oldest row: how many have been replaced."""
-        return self._stored - len(self)
+        return self._stored - self._kept
 
     def append(
         self,
@@ -193,18 +212,31 @@ class Replay:
         reward: np.ndarray,
         terminated: np.ndarray,
         truncated: np.ndarray,
+        valid: np.ndarray | None = None,
     ) -> list[Rejection]:
         """Stores steps, each with what `Transitions` says, in the order in which they happened.
+
+        With several lanes the first step is the first lane's, the next one the second's, and so on in turn.
 
         A step goes on with the segment of the one before if that neither terminated nor was truncated, and its readings
         are those which the one before led to, to the last bit. Steps that hold a number that is not finite are left
         out, and their neighbours belong to different segments.
 
+        Args:
+            y: readings (n, ny).
+            u: controls (n, nu).
+            y_next: readings (n, ny) that they led to.
+            reward: (n,).
+            terminated: (n,) bool.
+            truncated: (n,) bool.
+            valid: (n,) bool, False for steps to be left out as well; none by default.
+
         Returns:
-            What was left out.
+            What was left out for not being finite.
 
         Raises:
-            ValueError: shapes that do not fit the robot or each other; nothing is stored then.
+            ValueError: shapes that do not fit the robot or each other, or a number of steps that is no multiple of the
+                lanes; nothing is stored then.
         """
         given = dict(zip((*_NUMBERS, *_FLAGS), (y, u, y_next, reward, terminated, truncated)))
         rows = {name: np.asarray(value, bool if name in _FLAGS else float) for name, value in given.items()}
@@ -213,19 +245,27 @@ class Replay:
             if rows[name].shape != (count, *stored.shape[1:]):
                 expected = ", ".join(str(n) for n in stored.shape[1:])
                 raise ValueError(f"{name} has shape {rows[name].shape}, not ({count}, {expected})")
+        wanted = np.ones(count, bool) if valid is None else np.asarray(valid, bool)
+        if wanted.shape != (count,):
+            raise ValueError(f"valid has shape {wanted.shape}, not ({count},)")
+        if count % self.lanes:
+            raise ValueError(f"{count} steps are no multiple of {self.lanes} lanes")
         if not count:
             return []
         finite = {name: np.isfinite(rows[name]).reshape(count, -1) for name in _NUMBERS}
-        good = np.all([entries.all(axis=1) for entries in finite.values()], axis=0)
-        rejections = [self._rejection(int(k), finite) for k in np.flatnonzero(~good)]
+        if all(entries.all() for entries in finite.values()):
+            self._put(rows, wanted)
+            return []
+        good = np.logical_and.reduce([entries.all(axis=1) for entries in finite.values()])
+        rejections = [self._rejection(int(k), finite) for k in np.flatnonzero(wanted & ~good)]
         for rejection in rejections:
             self.rejected.update(rejection.fields)
-        self._put(rows, good)
+        self._put(rows, wanted & good)
         return rejections
 
     def end(self) -> None:
-        """Says that the next row stored has nothing to do with the last: a run was broken off."""
-        self._open = False
+        """Says that the next rows stored have nothing to do with the last: runs were broken off."""
+        self._open[:] = False
 
     def add_episode(self, episode: Episode, repeat: int = 1) -> list[Rejection]:
         """Stores a run: its last step terminated if the run did, and is truncated otherwise; see `extend`.
@@ -234,7 +274,12 @@ class Replay:
             episode: of the robot.
             repeat: control steps of the run for each step stored, of which that is the mean control and the summed
                 reward; steps at the end that make no whole one are left out, and it is truncated there.
+
+        Raises:
+            ValueError: there are several lanes, or readings or controls are another robot's.
         """
+        if self.lanes > 1:
+            raise ValueError(f"an episode is the steps of one plant; this store takes those of {self.lanes} in turn")
         steps = len(episode) // repeat
         last = np.arange(steps) == steps - 1
         terminated = last & (episode.status == "terminated") & (steps * repeat == len(episode))
@@ -248,22 +293,37 @@ class Replay:
         """Copies of the rows of these numbers, of any shape: (B,) for transitions, (B, L) for sequences.
 
         Raises:
-            IndexError: a row that is not stored, or no longer.
+            IndexError: a row that is not stored, or no longer, or a step that was left out.
         """
         numbers = np.asarray(numbers)
         if numbers.size and (numbers.min() < self.first or numbers.max() >= self._stored):
             raise IndexError(f"rows {self.first} to {self._stored - 1} are stored, not all of those asked for")
         slots = self._slots(numbers)
-        return Transitions(**{name: stored[slots] for name, stored in self._rows.items()})
+        if self._voids and (self._begins[slots] == _VOID).any():
+            raise IndexError("steps that were left out are not stored, and were asked for")
+        return self._take(slots)
+
+    def _take(self, slots: np.ndarray) -> Transitions:
+        """Copies of the rows that lie there."""
+        return Transitions(**{name: stored.take(slots, axis=0) for name, stored in self._rows.items()})
+
+    def _numbers(self) -> np.ndarray:
+        """Those of all rows, the oldest first."""
+        numbers = np.arange(self.first, self._stored)
+        return numbers[self._begins[self._slots(numbers)] != _VOID] if self._voids else numbers
 
     def all(self) -> Transitions:
         """Copies of all rows, the oldest first."""
-        return self.rows(np.arange(self.first, self._stored))
+        return self.rows(self._numbers())
 
     def segments(self) -> Iterator[Transitions]:
-        """Each segment's rows, in order: whole episodes, unless steps were left out or replaced."""
-        numbers = np.arange(self.first, self._stored)
-        cuts = np.flatnonzero(np.diff(self._segment_begins(numbers))) + 1
+        """Each segment's rows, in order: whole episodes, unless steps were left out or replaced.
+
+        Those of a lane are in order, and come after those of the lanes before it.
+        """
+        numbers = self._numbers()
+        numbers = numbers[np.argsort(numbers % self.lanes, kind="stable")]
+        cuts = np.flatnonzero(np.diff(self._begins[self._slots(numbers)])) + 1
         for part in np.split(numbers, cuts):
             if len(part):
                 yield self.rows(part)
@@ -274,9 +334,7 @@ class Replay:
         Raises:
             ValueError: nothing is stored.
         """
-        if not len(self):
-            raise ValueError("the replay store is empty")
-        return self.rows(rng.integers(self.first, self._stored, size))
+        return self._take(self._slots(self._draw(size, 1, rng)))
 
     def sample_sequences(self, size: int, length: int, rng: np.random.Generator) -> Transitions:
         """`size` sequences of `length` rows within a segment, drawn independently, each as likely as any other.
@@ -289,9 +347,68 @@ class Replay:
         """
         if length < 1:
             raise ValueError(f"sequences of {length} rows")
+        ends = self._draw(size, length, rng)
+        return self._take(self._slots(ends[:, None] + self.lanes * np.arange(1 - length, 1)))
+
+    def sample_returns(
+        self, shape: int | tuple[int, ...], steps: int, discount: float, rng: np.random.Generator
+    ) -> tuple[Transitions, np.ndarray]:
+        """Rows drawn independently, each as likely as any other, and what came of them in up to `steps` steps.
+
+        A row counts m of them: it and those that go on with it in its segment. The rewards are
+
+            R = r_0 + discount r_1 + ... + discount^(m-1) r_(m-1),
+
+        and y_next, terminated and truncated are those of the last, so that the row's value is R, and unless it
+        terminated discount^m times that of `y_next` (Sutton and Barto, Reinforcement learning, 2018, section 7.1).
+
+        Args:
+            shape: of what is drawn, B or (K, B) for instance.
+            steps: to look ahead; fewer are counted where the segment ends.
+            discount: of each step, 0 to 1.
+            rng: by which rows are drawn.
+
+        Returns:
+            Arrays (*shape, ...), and discount^m (*shape).
+
+        Raises:
+            ValueError: nothing is stored, or `steps` or `discount` are out of their range.
+        """
+        if steps < 1:
+            raise ValueError(f"returns of {steps} steps")
+        if not 0.0 <= discount <= 1.0:
+            raise ValueError(f"discount is {discount}; it must be from 0 to 1")
+        numbers = self._draw(shape, 1, rng)
+        slots = self._slots(numbers)
+        if steps == 1:
+            return self._take(slots), np.full(numbers.shape, float(discount))
+        segment = self._begins[slots]
+        goes_on = np.ones(numbers.shape, bool)
+        reward, last, count = self._rows["reward"][slots], slots, np.ones(numbers.shape)
+        for k in range(1, steps):
+            ahead = numbers + k * self.lanes
+            goes_on &= ahead < self._stored
+            there = self._slots(np.where(goes_on, ahead, numbers))
+            goes_on &= self._begins[there] == segment
+            reward += np.where(goes_on, discount**k * self._rows["reward"][there], 0.0)
+            last = np.where(goes_on, there, last)
+            count += goes_on
+        found = {name: self._rows[name].take(slots, axis=0) for name in ("y", "u")}
+        ends = {name: self._rows[name].take(last, axis=0) for name in ("y_next", *_FLAGS)}
+        return Transitions(**found, **ends, reward=reward), float(discount) ** count
+
+    def _draw(self, shape: int | tuple[int, ...], length: int, rng: np.random.Generator) -> np.ndarray:
+        """Numbers (shape) of rows, drawn independently, with at least `length` rows of their segment up to them.
+
+        Raises:
+            ValueError: there are none.
+        """
         if not len(self):
             raise ValueError("the replay store is empty")
-        ends = rng.integers(self.first, self._stored, size)
+        drawn = rng.integers(self.first, self._stored, shape)
+        if length == 1 and not self._voids:
+            return drawn
+        ends = drawn.reshape(-1)
         short = np.flatnonzero(self._before(ends) < length - 1)
         for _ in range(4):  # drawing again costs less than looking through the whole store, unless few rows will do
             ends[short] = rng.integers(self.first, self._stored, len(short))
@@ -302,7 +419,7 @@ class Replay:
             if not possible.size:
                 raise ValueError(f"no sequence of {length} rows is stored; the longest has {before.max() + 1}")
             ends[short] = rng.choice(possible, len(short))
-        return self.rows(ends[:, None] + np.arange(1 - length, 1))
+        return drawn
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the store to `path`, as NumPy's .npz with the rest as JSON inside; whole or not at all.
@@ -314,9 +431,10 @@ class Replay:
             "format": _FORMAT,
             "signature": self.signature.to_json(),
             "capacity": self.capacity,
+            "lanes": self.lanes,
             "stored": self._stored,
-            "begin": self._begin,
-            "open": self._open,
+            "begin": self._begin.tolist(),
+            "open": self._open.tolist(),
             "rejected": dict(self.rejected),
         }
         numbers = np.arange(self.first, self._stored)
@@ -351,21 +469,23 @@ class Replay:
         if robot is not None:
             expected = robot if isinstance(robot, Signature) else Signature.of(robot)
             expected.refuse_other(signature, str(path))
-        store = cls(signature, meta["capacity"])
-        store._stored, store._begin, store._open = int(meta["stored"]), int(meta["begin"]), bool(meta["open"])
+        store = cls(signature, meta["capacity"], meta.get("lanes", 1))  # stores of one lane once did not say so
+        store._stored = int(meta["stored"])
+        store._begin[:], store._open[:] = meta["begin"], meta["open"]
         store.rejected.update(meta["rejected"])
         store._restore(arrays, str(path))
         return store
 
     def _restore(self, arrays: dict[str, np.ndarray], path: str) -> None:
         """Takes the rows (and their segments' beginnings) that are to be stored, the oldest first."""
-        count = len(self)
+        count = self._kept
         self._grow(count)
         slots = self._slots(np.arange(self.first, self._stored))
         for name, target in (("begins", self._begins), *self._rows.items()):
             if arrays[name].shape != (count, *target.shape[1:]) or arrays[name].dtype != target.dtype:
                 raise ValueError(f"{path} holds {name} of shape {arrays[name].shape}, not {(count, *target.shape[1:])}")
             target[slots] = arrays[name]
+        self._voids = int(np.count_nonzero(arrays["begins"] == _VOID))
 
     def _rejection(self, k: int, finite: dict[str, np.ndarray]) -> Rejection:
         readings = self.signature.readings
@@ -379,26 +499,35 @@ class Replay:
         return Rejection(k, tuple(named))
 
     def _put(self, rows: dict[str, np.ndarray], good: np.ndarray) -> None:
-        """Stores those rows that are `good`."""
-        ended = rows["terminated"] | rows["truncated"]
+        """Stores those rows that are `good`; among several lanes, places of the others."""
+        lanes, y = self.lanes, rows["y"]
+        going_on = good & ~(rows["terminated"] | rows["truncated"])
         joined = np.zeros(len(good), bool)
-        joined[1:] = good[:-1] & ~ended[:-1] & (rows["y"][1:] == rows["y_next"][:-1]).all(axis=1)
-        if self._open:
-            joined[0] = np.array_equal(rows["y"][0], self._rows["y_next"][self._slots(np.array(self._stored - 1))])
-        kept = np.flatnonzero(good)
+        joined[lanes:] = going_on[:-lanes] & (y[lanes:] == rows["y_next"][:-lanes]).all(axis=1)
+        if self._open.any():
+            last = self._rows["y_next"][self._slots(np.arange(self._stored - lanes, self._stored))]
+            joined[:lanes] = self._open & (y[:lanes] == last).all(axis=1)
+        kept = np.flatnonzero(good) if lanes == 1 else np.arange(len(good))
         numbers = self._stored + np.arange(len(kept))
-        # The beginning of a segment is the newest row, up to there, that does not go on with the one before.
-        begins = np.maximum.accumulate(np.append(self._begin, np.where(joined[kept], 0, numbers)))[1:]
+        # The beginning of a segment is its lane's newest row, up to there, that does not go on with the one before.
+        begins = np.where(joined[kept], 0, numbers).reshape(-1, lanes)
+        begins = np.maximum.accumulate(np.concatenate((self._begin[None], begins)))[1:]
         if len(kept):
-            self._grow(len(self) + len(kept))
+            self._grow(self._kept + len(kept))
             fits = slice(-self.capacity, None) if self.capacity is not None else slice(None)
             slots = self._slots(numbers[fits])
             for name, stored in self._rows.items():
                 stored[slots] = rows[name][kept[fits]]
-            self._begins[slots] = begins[fits]
+            entered = begins.reshape(-1)[fits]
+            oldest, newer = self.first, self._stored
             self._stored += len(kept)
-            self._begin = int(begins[-1])
-        self._open = bool(good[-1] and not ended[-1])
+            if lanes > 1:
+                entered = np.where(good[fits], entered, _VOID)
+                replaced = self._begins[self._slots(np.arange(oldest, min(self.first, newer)))]
+                self._voids += int(np.count_nonzero(entered == _VOID)) - int(np.count_nonzero(replaced == _VOID))
+            self._begins[slots] = entered
+            self._begin = begins[-1].copy()
+        self._open = going_on[-lanes:].copy()
 
     def _grow(self, size: int) -> None:
         """Makes room for `size` rows, or as many as the capacity allows."""
@@ -420,10 +549,9 @@ class Replay:
         """Where rows of these numbers lie."""
         return numbers if self.capacity is None else numbers % self.capacity
 
-    def _segment_begins(self, numbers: np.ndarray) -> np.ndarray:
-        """For rows of these numbers, that of the first row still stored of their segments."""
-        return np.maximum(self._begins[self._slots(numbers)], self.first)
-
     def _before(self, numbers: np.ndarray) -> np.ndarray:
-        """How many rows of the same segment are stored before each of these."""
-        return numbers - self._segment_begins(numbers)
+        """How many rows of the same segment are stored before each of these; -1 for steps that were left out."""
+        begins = self._begins[self._slots(numbers)]
+        oldest = self.first + (numbers - self.first) % self.lanes  # of its lane
+        before = (numbers - np.maximum(begins, oldest)) // self.lanes
+        return np.where(begins == _VOID, -1, before)

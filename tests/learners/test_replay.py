@@ -41,6 +41,16 @@ class Plain:
         return [k for k in starts if self.rows[k][0] == self.rows[k + length - 1][0]]
 
 
+class Still:
+    """A controller that does nothing."""
+
+    def reset(self, seed):
+        pass
+
+    def control(self, state):
+        return np.zeros(1)
+
+
 def walk(kinds, rng):
     """Steps of the kinds given: `.` goes on, `x` is not finite, `t` terminates, `c` is cut off, `j` jumps."""
     y, steps = rng.normal(size=2), []
@@ -57,6 +67,14 @@ def walk(kinds, rng):
 
 def stacked(steps):
     return [np.array(column) for column in zip(*steps)] if steps else [np.empty((0, n)) for n in (2, 1, 2)] + [[]] * 3
+
+
+@pytest.fixture
+def saved(tmp_path):
+    store = Replay(SIGNATURE)
+    store.extend(*stacked(walk("....t..c", np.random.default_rng(0))))
+    store.save(tmp_path / "replay.npz")
+    return tmp_path / "replay.npz"
 
 
 runs = st.lists(st.text(alphabet="....xtcj", max_size=12), max_size=6)
@@ -136,6 +154,213 @@ def test_a_saved_store_goes_on_as_the_one_that_was_not(tmp_path_factory, kinds, 
     assert [p.name for p in path.parent.iterdir()] == ["replay.npz"]
 
 
+lane_counts = st.integers(2, 4)
+
+
+@st.composite
+def several(draw):
+    """Steps of some lanes: for each call of `extend`, the kinds of each lane's; a lane's capacity, or none."""
+    lanes = draw(lane_counts)
+    lengths = draw(st.lists(st.integers(0, 9), max_size=6))
+    kinds = [[draw(st.text("....xitcj", min_size=n, max_size=n)) for _ in range(lanes)] for n in lengths]
+    return lanes, kinds, draw(st.one_of(st.none(), st.integers(1, 12)))
+
+
+class Lanes:
+    """Steps in a store of several lanes, and the same in a plain list for each lane."""
+
+    def __init__(self, lanes, kinds, capacity, seed):
+        self.store = Replay(SIGNATURE, None if capacity is None else capacity * lanes, lanes)
+        self.plain = [Kept(capacity) for _ in range(lanes)]
+        self.rng = np.random.default_rng(seed)
+        self.refused = 0
+        for each in kinds:
+            self.extend(self.store, each)
+
+    def extend(self, store, each, *others):
+        walks = [walk(kinds, self.rng) for kinds in each]
+        steps = [step for together in zip(*walks) for step in together]
+        valid = np.array([kind != "i" for together in zip(*each) for kind in together], bool)
+        for target in (store, *others):
+            rejected = target.extend(*stacked(steps), valid=valid)
+            flat = "".join("".join(together) for together in zip(*each))
+            assert [r.index for r in rejected] == [k for k, kind in enumerate(flat) if kind == "x"]
+        for plain, kinds, walked in zip(self.plain, each, walks):
+            for kind, step in zip(kinds, walked):
+                plain.append(*step, left_out=kind == "i")
+
+
+class Kept(Plain):
+    """A lane as a list: steps left out keep their places, under no segment."""
+
+    def append(self, y, u, y_next, reward, terminated, truncated, left_out=False):
+        if left_out or not np.isfinite(reward):
+            self.last = None
+            self.rows.append((None, None))
+        else:
+            super().append(y, u, y_next, reward, terminated, truncated)
+        if self.capacity is not None:
+            self.rows = self.rows[-self.capacity :]
+
+    def segments(self):
+        numbers = [segment for segment, _ in self.rows if segment is not None]
+        return [[row for n, row in self.rows if n == segment] for segment in sorted(set(numbers))]
+
+    def returns(self, k, steps, discount):
+        """Of the k-th row: reward, factor, and the last row."""
+        segment, row = self.rows[k]
+        total, m = 0.0, 0
+        while m < steps and k + m < len(self.rows) and self.rows[k + m][0] == segment:
+            row = self.rows[k + m][1]
+            total += discount**m * row[3]
+            m += 1
+        return total, discount**m, row
+
+
+@settings(max_examples=100, deadline=None)
+@given(several(), st.integers(0, 99))
+def test_lanes_are_stores_of_their_own(case, seed):
+    both = Lanes(*case, seed)
+    store, expected = both.store, [segment for plain in both.plain for segment in plain.segments()]
+    assert len(store) == sum(len(segment) for segment in expected)
+    found = list(store.segments())
+    assert [len(segment) for segment in found] == [len(segment) for segment in expected]
+    for one, rows in zip(found, expected):
+        for name, column in zip(FIELDS, zip(*rows)):
+            np.testing.assert_array_equal(getattr(one, name), np.array(column))
+    in_turn = [row for rows in zip(*(plain.rows for plain in both.plain)) for n, row in rows if n is not None]
+    np.testing.assert_array_equal(store.all().reward, [row[3] for row in in_turn])
+    assert store.rejected == ({"reward": n} if (n := "".join(k for each in case[1] for k in each).count("x")) else {})
+
+
+@settings(max_examples=100, deadline=None)
+@given(several(), st.integers(1, 5), st.integers(0, 99))
+def test_sequences_stay_in_their_lane(case, length, seed):
+    both = Lanes(*case, seed)
+    possible = {
+        plain.rows[k][1][3]: [row[3] for _, row in plain.rows[k : k + length]]
+        for plain in both.plain
+        for k in plain.sequences(length)
+        if plain.rows[k][0] is not None
+    }
+    if not possible:
+        with pytest.raises(ValueError, match=r"no sequence of|empty"):
+            both.store.sample_sequences(3, length, both.rng)
+        return
+    drawn = both.store.sample_sequences(60, length, both.rng)
+    for k in range(60):
+        np.testing.assert_array_equal(drawn.reward[k], possible[drawn.reward[k, 0]])
+    if len(possible) < 6:
+        assert set(drawn.reward[:, 0]) == set(possible)
+    np.testing.assert_array_equal(drawn.y[:, 1:], drawn.y_next[:, :-1])
+
+
+@settings(max_examples=100, deadline=None)
+@given(several(), st.integers(1, 6), st.sampled_from([1.0, 0.9, 0.5, 0.0]), st.integers(0, 99))
+def test_returns_are_those_of_a_plain_loop(case, steps, discount, seed):
+    both = Lanes(*case, seed)
+    if not len(both.store):
+        with pytest.raises(ValueError, match="empty"):
+            both.store.sample_returns(3, steps, discount, both.rng)
+        return
+    expected = {
+        tuple(row[1][1]): plain.returns(k, steps, discount)  # by the control, which is unique
+        for plain in both.plain
+        for k, row in enumerate(plain.rows)
+        if row[0] is not None
+    }
+    drawn, factors = both.store.sample_returns((5, 12), steps, discount, both.rng)
+    assert drawn.y.shape == (5, 12, 2)
+    assert factors.shape == drawn.reward.shape == (5, 12)
+    for at in np.ndindex(5, 12):
+        reward, factor, last = expected[tuple(drawn.u[at])]
+        assert drawn.reward[at] == pytest.approx(reward, rel=1e-13, abs=1e-13)
+        assert factors[at] == pytest.approx(factor, rel=1e-13)
+        np.testing.assert_array_equal(drawn.y_next[at], last[2])
+        assert (drawn.terminated[at], drawn.truncated[at]) == last[4:]
+
+
+def test_returns_of_one_step_are_rows():
+    store = Replay(SIGNATURE)
+    store.extend(*stacked(walk("...t..c.", np.random.default_rng(0))))
+    rows, factors = store.sample_returns((3, 4), 1, 0.75, np.random.default_rng(5))
+    single = store.sample(12, np.random.default_rng(5))
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(rows, name).reshape(getattr(single, name).shape), getattr(single, name))
+    np.testing.assert_array_equal(factors, np.full((3, 4), 0.75))
+
+
+@settings(max_examples=60, deadline=None)
+@given(several(), st.integers(0, 99))
+def test_saved_lanes_go_on_as_those_that_were_not(tmp_path_factory, case, seed):
+    lanes, kinds, capacity = case
+    half = len(kinds) // 2
+    both = Lanes(lanes, kinds[:half], capacity, seed)
+    path = tmp_path_factory.mktemp("replay") / "replay.npz"
+    both.store.save(path)
+    loaded = Replay.load(path, SIGNATURE)
+    for each in kinds[half:]:
+        both.extend(both.store, each, loaded)
+    assert (loaded.lanes, len(loaded), loaded.first) == (lanes, len(both.store), both.store.first)
+    one, other = (list(store.segments()) for store in (both.store, loaded))
+    assert len(one) == len(other)
+    for a, b in zip(one, other):
+        for name in FIELDS:
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    if len(loaded):
+        one, other = (s.sample_returns(9, 3, 0.9, np.random.default_rng(1))[0] for s in (both.store, loaded))
+        np.testing.assert_array_equal(one.reward, other.reward)
+
+
+def test_steps_left_out_are_never_drawn():
+    store = Replay(SIGNATURE, lanes=2)
+    first, second = (walk("." * 50, np.random.default_rng(k)) for k in range(2))
+    steps = [step for together in zip(first, second) for step in together]
+    store.extend(*stacked(steps), valid=np.arange(100) % 10 == 3)
+    assert len(store) == 10
+    kept = [steps[k][3] for k in range(3, 100, 10)]
+    counts = np.array([np.count_nonzero(store.sample(20_000, np.random.default_rng(0)).reward == r) for r in kept])
+    assert counts.sum() == 20_000
+    assert abs(counts / 2000 - 1).max() < 0.12  # five standard deviations
+    with pytest.raises(IndexError, match="left out"):
+        store.rows(np.array([3, 4]))
+
+
+def test_a_store_that_knew_no_lanes_is_read(saved):
+    with np.load(saved) as content:
+        arrays = dict(content)
+    meta = json.loads(str(arrays["meta"]))
+    assert meta.pop("lanes") == 1
+    meta["begin"], meta["open"] = meta["begin"][0], meta["open"][0]
+    np.savez(saved, **{**arrays, "meta": np.array(json.dumps(meta))})
+    store = Replay.load(saved, SIGNATURE)
+    assert store.lanes == 1
+    assert [len(segment) for segment in store.segments()] == [5, 3]
+
+
+def test_what_does_not_fit_the_lanes_is_refused():
+    for capacity, lanes, told in ((7, 2, "capacity 7 is no multiple of 2 lanes"), (4, 0, "0 lanes")):
+        with pytest.raises(ValueError, match=told):
+            Replay(SIGNATURE, capacity, lanes)
+    store, steps = Replay(SIGNATURE, lanes=2), stacked(walk("...", np.random.default_rng(0)))
+    with pytest.raises(ValueError, match="3 steps are no multiple of 2 lanes"):
+        store.extend(*steps)
+    with pytest.raises(ValueError, match=r"valid has shape \(2,\), not \(3,\)"):
+        store.extend(*steps, valid=np.ones(2, bool))
+    assert store.first + len(store) == 0
+    task = robots.load("pendulum-swingup")
+    episode = loop.run(sim.make("mujoco", task), Still(), task=task, duration=0.2, seed=1)
+    with pytest.raises(ValueError, match="those of 2 in turn"):
+        Replay(task.robot, lanes=2).add_episode(episode)
+    store = Replay(SIGNATURE)
+    store.extend(*steps)
+    with pytest.raises(ValueError, match="returns of 0 steps"):
+        store.sample_returns(1, 0, 0.9, np.random.default_rng(0))
+    for discount in (-0.1, 1.1, np.nan):
+        with pytest.raises(ValueError, match="it must be from 0 to 1"):
+            store.sample_returns(1, 1, discount, np.random.default_rng(0))
+
+
 def test_draws_are_uniform():
     store = Replay(SIGNATURE)
     store.extend(*stacked(walk("...t...c.t", np.random.default_rng(0))))
@@ -183,14 +408,6 @@ def test_shapes_are_checked_and_nothing_is_stored(field):
 
 def test_an_episode_ends_as_the_run_did():
     task = robots.load("pendulum-swingup")
-
-    class Still:
-        def reset(self, seed):
-            pass
-
-        def control(self, state):
-            return np.zeros(1)
-
     store = Replay(task.robot)
     episode = loop.run(sim.make("mujoco", task), Still(), task=task, duration=0.2, seed=1)
     store.add_episode(episode)
@@ -214,14 +431,6 @@ def test_growing_takes_few_copies(monkeypatch):
     assert len(copies) <= np.log2(10_000)
 
 
-@pytest.fixture
-def saved(tmp_path):
-    store = Replay(SIGNATURE)
-    store.extend(*stacked(walk("....t..c", np.random.default_rng(0))))
-    store.save(tmp_path / "replay.npz")
-    return tmp_path / "replay.npz"
-
-
 def test_a_file_cut_short_is_refused(saved):
     whole = saved.read_bytes()
     for size in (0, 10, len(whole) // 3, len(whole) // 2, len(whole) - 10):
@@ -232,7 +441,8 @@ def test_a_file_cut_short_is_refused(saved):
 
 def test_a_damaged_file_is_refused(saved):
     whole = bytearray(saved.read_bytes())
-    whole[len(whole) // 2] ^= 0xFF
+    with np.load(saved) as content:
+        whole[whole.index(content["y"].tobytes()) + 7] ^= 0xFF
     saved.write_bytes(bytes(whole))
     with pytest.raises(ValueError, match="holds no replay store"):
         Replay.load(saved)
