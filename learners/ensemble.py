@@ -268,8 +268,10 @@ class Ensemble:
         looks: list[Look] = []
         batches = max(1, round(len(train) / s.batch))
         passes = -(-s.updates // batches)
+        backward = Backward(self.members, s.bound_weight, -(-len(train) // batches))
         for k in range(1, -(-s.epochs // passes) + 1):
-            training = np.mean([self._pass(x, t, own, len(train), batches, rng) for _ in range(passes)], axis=0)
+            losses = [self._pass(backward, x, t, own, len(train), batches, rng) for _ in range(passes)]
+            training = np.mean(losses, axis=0)
             look = Look(k * passes * batches, training, self._test(x_test, t_test))
             if not np.isfinite(training).all():
                 self._restore(best)
@@ -349,12 +351,18 @@ class Ensemble:
         return x.expand(self.settings.members, -1, -1)
 
     def _pass(
-        self, x: Tensor, t: Tensor, own: list[np.ndarray], rows: int, batches: int, rng: np.random.Generator
+        self,
+        backward: Backward,
+        x: Tensor,
+        t: Tensor,
+        own: list[np.ndarray],
+        rows: int,
+        batches: int,
+        rng: np.random.Generator,
     ) -> np.ndarray:
         """One pass over the data, every member over its own; the mean of each member's losses (E,)."""
         # Members' shares of the data differ a little in size, their numbers of steps must not.
         order = np.stack([np.resize(rng.permutation(rows_of), rows) for rows_of in own])
-        backward = Backward(self.members, self.settings.bound_weight, -(-rows // batches))
         losses = []
         for index in torch.as_tensor(order, device=self.device).tensor_split(batches, dim=1):
             losses.append(backward(x[index], t[index]))

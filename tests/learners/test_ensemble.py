@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from trimtab.learners import backward, checkpoint, threads
+from trimtab.learners import ensemble as ensemble_module
 from trimtab.learners.backward import Backward
 from trimtab.learners.calibration import calibration, percentiles
 from trimtab.learners.ensemble import Ensemble, EnsembleSettings, Members
@@ -82,7 +83,8 @@ def test_members_train_as_they_would_alone(monkeypatch):
     call = Backward.__call__
     monkeypatch.setattr(Backward, "__call__", lambda own, x, t: (seen.append((x, t)), call(own, x, t))[1])
     for _ in range(3):
-        ensemble._pass(*ensemble._normalised(x, t), [np.arange(256)] * 3, 256, 4, rng)
+        gradients = Backward(ensemble.members, settings.bound_weight, 64)
+        ensemble._pass(gradients, *ensemble._normalised(x, t), [np.arange(256)] * 3, 256, 4, rng)
     assert len(seen) == 12
     for e, (network, head) in enumerate(zip(alone, heads)):
         weights = [p for name, p in network.named_parameters() if "weight" in name]
@@ -195,6 +197,19 @@ def test_calibration_of_what_is_known():
     assert sure.covered90 == pytest.approx(0.5, abs=0.01)
     with pytest.raises(ValueError, match="do not fit"):
         calibration(mean, variance, target[:-1])
+
+
+def test_buffers_of_the_way_back_are_made_once_in_a_fit(monkeypatch):
+    made = []
+
+    def counted(*given):
+        made.append(Backward(*given))
+        return made[-1]
+
+    monkeypatch.setattr(ensemble_module, "Backward", counted)
+    _, fit, _ = fitted(SMALL)
+    assert len(fit.looks) > 1
+    assert len(made) == 1
 
 
 @pytest.mark.parametrize("holdout", [0.0, 0.9999])
