@@ -262,8 +262,8 @@ class SoftActorCritic:
             return torch.stack([critic, value, torch.full_like(critic, math.nan)])
         g, entropy = self._climb(seen, outputs[:rows], alpha)
         self.actor.backward(g[None])
-        # The gradient of alpha (H - target), by the logarithm of alpha.
-        by_log = alpha * (entropy - self.target_entropy) if self.settings.learned else torch.zeros_like(alpha)
+        # Dual descent in the logarithm of alpha: a step's length does not depend on alpha.
+        by_log = entropy - self.target_entropy if self.settings.learned else torch.zeros_like(entropy)
         self.actor.grad[-1:].copy_(by_log)
         self._adam["actor"].step()
         return torch.stack([critic, value, entropy])

@@ -108,7 +108,7 @@ def by_autograd(sac, seen, action, reward, seen_next, discount):
         loss = (alpha.detach() * log_pi - q).mean()
         entropy = -log_pi.mean()
     actor.grad = None
-    (loss + alpha * (entropy.detach() - sac.target_entropy)).backward()
+    (loss + actor[-1] * (entropy.detach() - sac.target_entropy)).backward()
     optimizers[0].step()
     targets = sac.targets.flat.lerp(critics.detach(), s.averaging)
     return actor.grad, critics.grad, (actor.detach(), critics.detach(), targets)
