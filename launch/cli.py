@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -49,7 +50,7 @@ class Run:
     """Run one episode of a scenario, and keep it in runs/DATE-TIME-SCENARIO/.
 
     Any setting of the planner may follow as --planner.FIELD VALUE, such as --planner.samples 128 or
-    --planner.horizon 0.5s.
+    --planner.horizon 0.5s. With --controller DIR nothing is planned: what was trained there drives.
     """
 
     scenario: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SCENARIO")]
@@ -58,6 +59,8 @@ class Run:
     """Plan by this planner; it keeps those of the scenario's settings that it has too."""
     dynamics: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """The model that the planner searches."""
+    controller: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    """Drive with what was trained, instead of a planner: the folder of a run, or of one of its checkpoints."""
     simulator: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """The plant."""
     seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
@@ -189,6 +192,7 @@ def _run(arguments: list[str]) -> int:
 def _episode(options: Run, overrides: dict[str, str], out: Any) -> tuple[dict[str, Any], int]:
     """Runs the episode that `options` ask for, with all that is said going to `out`; its result, and the exit code."""
     from .. import sim
+    from ..controllers.interface import Controller
     from ..controllers.loop import run
     from ..controllers.mpc import MPC
     from ..robots.plugins import UnknownName
@@ -199,6 +203,8 @@ def _episode(options: Run, overrides: dict[str, str], out: Any) -> tuple[dict[st
 
     if options.clock not in scenario.CLOCKS:
         raise UnknownName("clock", options.clock, scenario.CLOCKS)
+    if options.controller is not None:
+        _check_alone(options, overrides)
     setup = scenario.resolve(
         scenario.find(options.scenario),
         clock=options.clock,
@@ -208,6 +214,12 @@ def _episode(options: Run, overrides: dict[str, str], out: Any) -> tuple[dict[st
         duration=options.duration,
         overrides=overrides,
     )
+    trained = None
+    if options.controller is not None:
+        from .trained import Run as TrainedRun
+
+        trained = TrainedRun(options.controller)
+        trained.check_robot(setup.task)
     outputs = Outputs.named(setup.scenario, options.record, options.video, options.json)
     mode = windows.check(options.view)
     console = terminal.console(out)
@@ -218,9 +230,18 @@ def _episode(options: Run, overrides: dict[str, str], out: Any) -> tuple[dict[st
         with terminal.getting_ready(console, setup.scenario):
             plant = sim.make(setup.simulator, setup.task)
             closing.callback(plant.close)
-            dynamics = sim.dynamics(setup.dynamics, setup.planned)
-            closing.callback(dynamics.close)
-            controller = MPC(setup.planner, dynamics, setup.planned)
+            controller: Controller
+            note = ""
+            if trained is not None:
+                learner, _, note = trained.restore()
+                closing.callback(learner.close)
+                controller = learner.controller()
+            else:
+                dynamics = sim.dynamics(setup.dynamics, setup.planned)
+                closing.callback(dynamics.close)
+                controller = MPC(setup.planner, dynamics, setup.planned)
+        if note:
+            console.print(note, soft_wrap=True)
         backend = None
         if options.video is not None:
             from . import video
@@ -253,7 +274,7 @@ def _episode(options: Run, overrides: dict[str, str], out: Any) -> tuple[dict[st
             safety=setup.safety,
             latency=options.latency,
         )
-        result = report.result_of(episode, setup, outputs.recording)
+        result = report.result_of(episode, setup, outputs.recording, options.controller)
         lost = ""
         try:
             _keep(outputs, episode, setup, options, result, console, backend)
@@ -281,6 +302,14 @@ def _episode(options: Run, overrides: dict[str, str], out: Any) -> tuple[dict[st
     return result, terminal.say("; ".join(said), FAILED) if said else DONE
 
 
+def _check_alone(options: Run, overrides: dict[str, str]) -> None:
+    """Raises `Wrong` where a planner or its settings are asked for beside a trained controller."""
+    given = [f"--{name}" for name in ("planner", "dynamics") if getattr(options, name) is not None]
+    given += [f"--planner.{name}" for name in overrides]
+    if given:
+        raise asked.Wrong(f"with --controller nothing is planned: {', '.join(given)} can not be given with it")
+
+
 def _keep(outputs: Any, episode: Any, setup: Any, options: Run, result: Any, console: Any, backend: str | None) -> None:
     """Writes all that was asked for, but for what was recorded during the run.
 
@@ -288,6 +317,7 @@ def _keep(outputs: Any, episode: Any, setup: Any, options: Run, result: Any, con
         OutputError: something could not be written.
     """
     command = f"# trimtab {__version__}: trimtab run scenario.toml --seed {options.seed} --clock {options.clock}"
+    command += f" --controller {shlex.quote(options.controller)}" if options.controller is not None else ""
     command += f" --latency {options.latency:g}" if options.latency else ""
     outputs.save(episode, f"{command}\n\n{setup.toml()}", result)
     if outputs.video is not None and backend is not None:

@@ -64,14 +64,22 @@ class ProgressBar:
         self._progress.stop()
 
 
-def result_of(episode: Episode, setup: Setup, recording: str | None) -> dict[str, Any]:
-    """The run in numbers, JSON types only: the object that `--json` writes."""
+def result_of(episode: Episode, setup: Setup, recording: str | None, controller: str | None = None) -> dict[str, Any]:
+    """The run in numbers, JSON types only: the object that `--json` writes.
+
+    Args:
+        episode: the run.
+        setup: what was run.
+        recording: where it is kept, if it is.
+        controller: folder of what drove it in place of the planner, or None.
+    """
     summary = episode.summary()
     return {
         "scenario": setup.scenario,
         "task": setup.task.name,
-        "planner": setup.planner_name,
-        "dynamics": setup.dynamics,
+        "controller": controller,
+        "planner": setup.planner_name if controller is None else None,
+        "dynamics": setup.dynamics if controller is None else None,
         "simulator": setup.simulator,
         "seed": episode.seed,
         "clock": episode.clock,
@@ -94,10 +102,13 @@ def result_table(result: Mapping[str, Any], episode: Episode) -> Table:
     table.add_column(style="bold")
     table.add_column()
     plan = result["plan_ms"]
+    driver = {"planner": f"{result['planner']} on {result['dynamics']}"}
+    if result["controller"] is not None:
+        driver = {"controller": result["controller"]}
     simulated = float(episode.time[-1] - episode.time[0])
     rows = {
         "task": f"{result['task']} on {result['simulator']}",
-        "planner": f"{result['planner']} on {result['dynamics']}",
+        **driver,
         "seed, clock": f"{result['seed']}, {result['clock']}",
         "steps": f"{result['steps']} of {1e3 * episode.dt:g} ms",
         "return": _number(result["return"], ".1f"),

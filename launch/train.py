@@ -1,7 +1,6 @@
 """`trimtab train` and `trimtab eval`: learning from episodes, and how good what was learned is."""
 
 import contextlib
-import importlib.util
 import json
 import math
 import os
@@ -24,9 +23,6 @@ from .terminal import DONE, FAILED
 
 STEPS = 20_000
 """Control steps of a training run that does not say how many."""
-
-PACKAGES = ("torch", "safetensors", "tensorboard", "matplotlib")
-"""What training needs besides trimtab's own dependencies: the extra `learn`."""
 
 
 @dataclass
@@ -102,9 +98,9 @@ def _train(
 ) -> tuple[dict[str, Any] | None, int]:
     from ..learners.interface import TrainingError
     from ..learners.run_folder import About, RunFolder
-    from . import outputs, scenario
+    from . import outputs, scenario, trained
 
-    _check_learner(options.learner)
+    trained.check_learner(options.learner)
     if options.seed is not None:
         asked.check_seed(options.seed)
     if options.steps is not None and options.steps < 1:
@@ -124,7 +120,7 @@ def _train(
     steps = options.steps if options.steps is not None else folder.about.steps if folder else STEPS
     try:
         with terminal.getting_ready(console, setup.scenario):
-            learner = setup.learner.start(_environment(setup), seed)
+            learner = setup.learner.start(trained.environment(setup), seed)
         with contextlib.closing(learner):
             _probe_json(options.json)
             if folder is not None:
@@ -195,32 +191,25 @@ def _trained(learner: Any, folder: Any, steps: int, console: Any, file: str | No
 
 def _evaluate(options: Eval, console: Any) -> tuple[dict[str, Any], int]:
     from ..learners import evaluation
-    from ..learners.run_folder import RunFolder
-    from . import outputs, scenario
+    from . import outputs, trained
     from .training_display import evaluation_table, progress_of
 
     if options.checkpoint not in ("last", "best"):
         raise asked.unknown("checkpoint", options.checkpoint, ("last", "best"))
     if options.episodes < 1:
         raise Wrong(f"--episodes is {options.episodes}; it must be at least 1")
-    folder = RunFolder(options.folder)
-    about = folder.about
-    _check_learner(about.learner)
-    setup = scenario.resolve(scenario.find(str(folder.configuration)), learner=about.learner)
-    environment = _environment(setup)
-    with terminal.getting_ready(console, setup.scenario):
-        learner = setup.learner.start(environment, about.seed)
-        saved, note = folder.restore(learner, options.checkpoint)
+    run = trained.Run(options.folder)
+    folder, about = run.folder, run.folder.about
+    with terminal.getting_ready(console, about.scenario):
+        learner, saved, note = run.restore(options.checkpoint)
     with contextlib.closing(learner):
-        if not saved.pieces:
-            raise Wrong(f"{options.folder!r} has no checkpoint yet")
         if note:
             console.print(note, soft_wrap=True)
         _probe_json(options.json)
         outputs.probe(folder.path)
         with progress_of(console, "evaluating", options.episodes) as observe:
             found = evaluation.evaluate(
-                learner.controller(), environment, episodes=options.episodes, seed=about.seed, observe=observe
+                learner.controller(), run.environment, episodes=options.episodes, seed=about.seed, observe=observe
             )
     summary = evaluation.summary(found.returns)
     result = {
@@ -257,32 +246,6 @@ def _evaluate(options: Eval, console: Any) -> tuple[dict[str, Any], int]:
     except outputs.OutputError as error:
         said.append(str(error))
     return result, terminal.say("; ".join(said), FAILED) if said else DONE
-
-
-def _check_learner(name: str | None) -> None:
-    """Raises `Wrong` or `UnknownName` where there is no such learner, or something that learners need is missing."""
-    from ..robots import plugins
-
-    known = plugins.names("learners")
-    if name is None:
-        raise Wrong(f"trimtab train takes --learner NAME: one of {', '.join(sorted(known)) or 'none'}")
-    if name not in known:
-        raise asked.unknown("learner", name, known)
-    if missing := [package for package in PACKAGES if importlib.util.find_spec(package) is None]:
-        raise Wrong(f"learners need {', '.join(missing)}: pip install 'trimtab[learn]'")
-
-
-def _environment(setup: Any) -> Any:
-    from ..learners.interface import Environment
-
-    return Environment(
-        task=setup.task,
-        simulator=setup.simulator,
-        period=setup.period,
-        duration=setup.duration,
-        planner=setup.planner,
-        safety=setup.safety,
-    )
 
 
 def _held(options: Train) -> Any:

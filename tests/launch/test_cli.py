@@ -22,7 +22,8 @@ from trimtab.robots import plugins
 
 TRIMTAB = [sys.executable, "-m", "trimtab.launch.cli"]
 KEYS = [
-    *("scenario", "task", "planner", "dynamics", "simulator", "seed", "clock", "steps", "return", "cost", "success"),
+    *("scenario", "task", "controller", "planner", "dynamics", "simulator", "seed", "clock"),
+    *("steps", "return", "cost", "success"),
     *("plan_ms", "deadline_misses", "dropped_frames", "fallbacks", "recording", "wall_s"),
 ]
 QUICK = ["--planner.samples", "8", "--planner.iterations", "1", "--planner.horizon", "10", "--planner.knots", "3"]
