@@ -49,6 +49,9 @@ _AGREES = 1e-3
 class LearnedRollout(Rollout):
     """Predictions on the device that made them, in pieces; NumPy's only when asked for.
 
+    On a GPU `parts` and `gains` are memory of the recorded graph, which the next rollout of as many candidates
+    overwrites: they hold as long as any `Rollout`.
+
     Attributes:
         parts: readings after each step (E, n, H, ny), of so many candidates each.
         gains: information gain summed over the horizon (N,), or None.

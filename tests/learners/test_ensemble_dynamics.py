@@ -10,7 +10,7 @@ from trimtab import robots, sim
 from trimtab.controllers.cem import CEM
 from trimtab.controllers.ilqr import ILQR
 from trimtab.controllers.problem import Problem
-from trimtab.learners import checkpoint
+from trimtab.learners import checkpoint, ensemble_dynamics
 from trimtab.learners.encoding import Encoding
 from trimtab.learners.ensemble import Ensemble, EnsembleSettings
 from trimtab.learners.ensemble_dynamics import EnsembleDynamics
@@ -394,12 +394,42 @@ def test_graphs_on_a_gpu_predict_what_the_cpu_does(propagation, tmp_path):
     model.save(tmp_path / "model.safetensors")
     there = LearnedModel.load(tmp_path / "model.safetensors", TASK.robot, "cuda")
     controls = np.random.default_rng(0).uniform(-1, 1, (6, 8, 1))
-    for seed in range(3):  # the first is captured, the others replayed
-        one, other = (
-            EnsembleDynamics(TASK, m, propagation, 4).rollout(start(seed), controls, np.random.default_rng(seed)).y
-            for m in (model, there)
-        )
-        np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4)
+    dynamics = EnsembleDynamics(TASK, there, propagation, 4)
+
+    def predicted(model):
+        """What the graph predicts from some starts, which is what `model` on the CPU does."""
+        plain, found, graphs = EnsembleDynamics(TASK, model, propagation, 4), [], set()
+        for seed in range(3):  # the first is captured, the others replayed
+            one, other = (
+                d.rollout(start(seed), controls, np.random.default_rng(seed)).y.copy() for d in (plain, dynamics)
+            )
+            np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4)
+            found.append(other)
+            graphs.update(dynamics._graphs.values())
+        assert len(graphs) == 1
+        return np.array(found), graphs
+
+    before, recorded_before = predicted(model)
+    there.fit(recorded(episodes=6), np.random.default_rng(1))
+    there.save(tmp_path / "later.safetensors")
+    after, recorded_after = predicted(LearnedModel.load(tmp_path / "later.safetensors", TASK.robot))
+    assert not recorded_before & recorded_after
+    assert np.abs(after - before).max() > 1e-3
+
+
+def test_graphs_are_recorded_anew_once_the_model_has_changed(monkeypatch):
+    monkeypatch.setattr(ensemble_dynamics, "Graph", lambda work, given: object())
+    rng = np.random.default_rng(0)
+    dynamics = EnsembleDynamics(TASK, LearnedModel.of_ensemble(TASK.robot, rng, replace(SMALL, epochs=1)), "tsinf", 4)
+    first, longer = dynamics._graph((6, 8, 1)), dynamics._graph((6, 9, 1))
+    assert dynamics._graph((6, 8, 1)) is first is not longer
+    dynamics.model.fit(recorded(), rng)
+    second = dynamics._graph((6, 8, 1))
+    assert second is not first
+    assert dynamics._graph((6, 8, 1)) is second
+    assert dynamics._graph((6, 9, 1)) is not longer
+    dynamics.model = LearnedModel.of_ensemble(TASK.robot, rng, SMALL)
+    assert dynamics._graph((6, 8, 1)) is not second
 
 
 @pytest.mark.parametrize("propagation", PROPAGATIONS)
