@@ -46,6 +46,7 @@ class Encoding:
         quaternions: first of four entries each, kept at length 1.
         bounded: entries that are positions of joints with limits.
         low, high: what these are kept within: the limits, and a little of what joints give way.
+        untold_angles: entries [rad] that it is not told, and whose change is the shorter way round too.
     """
 
     ny: int
@@ -60,9 +61,10 @@ class Encoding:
     bounded: tuple[int, ...] = ()
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
+    untold_angles: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, robot: Robot, *, untold: Iterable[str] = ()) -> "Encoding":
+    def of(cls, robot: Robot, *, untold: Iterable[str] = (), parameters: bool = False) -> "Encoding":
         """The encoding for `robot`; angles are those of hinges without limits, as far as its MuJoCo model knows.
 
         Args:
@@ -70,6 +72,7 @@ class Encoding:
             untold: readings, or single entries such as `root[0]`, that the model is to know nothing of, because the
                 motion does not depend on them: how far a robot has walked, for one. Their change is predicted all the
                 same.
+            parameters: whether it is told the robot's parameters, such as a target's place: policies have to be.
 
         Raises:
             UnknownName: there is no such reading.
@@ -79,7 +82,7 @@ class Encoding:
         clocks = _of_kind(layout, lambda r: r.sensor == mujoco.mjtSensor.mjSENS_CLOCK)
         still = _of_kind(layout, lambda r: r.source == "parameter") | clocks
         scored = _of_kind(layout, lambda r: r.source == "external" and r.name in SCORES)
-        hidden = _entries(layout, untold) | still | scored
+        hidden = _entries(layout, untold) | (clocks if parameters else still) | scored
         limits = _limits(robot)
         every = range(layout.size)
         return cls(
@@ -95,6 +98,7 @@ class Encoding:
             bounded=tuple(limits),
             low=tuple(low for low, _ in limits.values()),
             high=tuple(high for _, high in limits.values()),
+            untold_angles=tuple(sorted(turning & hidden - still)),
         )
 
     @property
@@ -118,11 +122,15 @@ class Encoding:
 
     def changes(self, y: np.ndarray, y_next: np.ndarray) -> np.ndarray:
         """What it is to predict (..., outputs) where readings (..., ny) became `y_next`."""
-        change = y_next - y
-        turning = list(self.angles)
-        change[..., turning] = np.remainder(change[..., turning] + np.pi, 2.0 * np.pi) - np.pi
+        change = self.shorter(y, y_next)
         change[..., list(self.values)] = y_next[..., list(self.values)]
         return change[..., list(self.predicted)]
+
+    def shorter(self, y: np.ndarray, y_next: np.ndarray) -> np.ndarray:
+        """How far it is from readings `y` to `y_next` (..., ny), the shorter way round where they are angles."""
+        change, turning = np.asarray(y_next - y), [*self.angles, *self.untold_angles]
+        change[..., turning] = np.remainder(change[..., turning] + np.pi, 2.0 * np.pi) - np.pi
+        return change
 
     def advance(self, y: Array, change: Array) -> Array:
         """Readings (..., ny) one control period after `y`, on a prediction (..., outputs)."""

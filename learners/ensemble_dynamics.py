@@ -274,9 +274,7 @@ class EnsembleDynamics:
 
     def difference(self, x: np.ndarray, other: np.ndarray) -> np.ndarray:
         """The change x - other (..., ny), angles the shorter way round."""
-        away, turning = np.asarray(x - other), [*self.model.encoding.angles]
-        away[..., turning] = np.remainder(away[..., turning] + np.pi, 2.0 * np.pi) - np.pi
-        return away
+        return self.model.encoding.shorter(other, x)
 
     def linearize(self, x: np.ndarray, u: np.ndarray) -> Linearization:
         """The linear model of the expected step along readings `x` (H+1, ny) and controls `u` (H, nu)."""

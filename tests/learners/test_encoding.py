@@ -29,6 +29,9 @@ def test_which_entries_are_what():
     clocked = Encoding.of(robots.load("quadrotor-waypoints").robot)
     assert len(clocked.clocks) == 1
     assert not {*clocked.clocks} & {*clocked.told, *clocked.predicted}
+    unaware = Encoding.of(robots.load("cartpole-swingup").robot, untold=["pole", "cart"])
+    assert (unaware.angles, labels("cartpole-swingup", unaware.untold_angles)) == ((), ["pole"])
+    assert labels("cartpole-swingup", unaware.predicted) == ["cart", "pole", "cart_velocity", "pole_velocity"]
 
 
 def test_names_say_which():
@@ -75,10 +78,13 @@ def test_advancing_by_the_changes_leads_where_the_plant_went(name):
     np.testing.assert_allclose(encoding.tell(torch.as_tensor(y[:-1]), torch.as_tensor(u)).numpy(), told, atol=1e-12)
 
 
-@given(st.floats(-50, 50), st.integers(-3, 3), st.floats(-3, 3))
-def test_whole_turns_do_not_matter(angle, turns, change):
-    encoding = Encoding(ny=2, nu=1, dt=0.1, angles=(0,), told=(1,), predicted=(0, 1))
+@given(st.floats(-50, 50), st.integers(-3, 3), st.floats(-3, 3), st.booleans())
+def test_whole_turns_do_not_matter(angle, turns, change, told):
+    kinds = {"angles": (0,)} if told else {"angles": (), "untold_angles": (0,)}
+    encoding = Encoding(ny=2, nu=1, dt=0.1, told=(1,), predicted=(0, 1), **kinds)
     y, turned = np.array([[angle, 1.0]]), np.array([[angle + 2 * np.pi * turns, 1.0]])
     u = np.zeros((1, 1))
     np.testing.assert_allclose(encoding.tell(y, u), encoding.tell(turned, u), atol=1e-12)
-    np.testing.assert_allclose(encoding.changes(turned, y + np.array([change, 0.5])), [[change, 0.5]], atol=1e-12)
+    later = y + np.array([change, 0.5])
+    np.testing.assert_allclose(encoding.changes(turned, later), [[change, 0.5]], atol=1e-12)
+    np.testing.assert_allclose(encoding.shorter(turned[0], later[0]), [change, 0.5], atol=1e-12)
