@@ -1,8 +1,8 @@
 """A policy and its values as a robot uses them: from readings to controls, and to what is to be expected.
 
-What the networks are told are the readings as `encoding.py` has them, angles as sine and cosine, less their mean and
-over their standard deviation in all that was experienced. Controls lie between -1 and 1 where the networks are, and
-within the robot's limits here.
+What the networks are told are the readings as `encoding.py` has them, angles as sine and cosine, and the task's own
+observation of them, less their mean and over their standard deviation in all that was experienced. Controls lie between
+-1 and 1 where the networks are, and within the robot's limits here.
 """
 
 import os
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..controllers.policy import PolicyController
-from ..robots.task import Robot, Task
+from ..robots.task import Task
 from . import checkpoint
 from .actor_critic import ActorCriticSettings, DiscreteSoftActorCritic, SoftActorCritic
 from .encoding import Encoding
@@ -76,10 +76,10 @@ class Snapshot:
 
 
 class LearnedPolicy:
-    """What soft actor-critic has learned of a task on `robot`; a `Guide` for planners.
+    """What soft actor-critic has learned of a task; a `Guide` for planners.
 
     Args:
-        robot: to be controlled.
+        task: what is to be done.
         period: of decisions [s].
         settings: of learning.
         rng: draws the first weights.
@@ -95,7 +95,7 @@ class LearnedPolicy:
 
     def __init__(
         self,
-        robot: Robot,
+        task: Task,
         period: float,
         settings: ActorCriticSettings,
         rng: np.random.Generator,
@@ -104,9 +104,10 @@ class LearnedPolicy:
         device: torch.device | str = "cpu",
     ) -> None:
         self.period, self.untold, self.normalised = period, tuple(untold), normalised
+        self.task, robot = task, task.robot
         self.signature = Signature.of(robot)
-        self.encoding = Encoding.of(robot, untold=untold)
-        width = self.encoding.inputs - robot.nu
+        self.encoding = Encoding.of(robot, untold=untold, parameters=True)
+        width = self.features(np.zeros((1, robot.layout.size))).shape[-1]
         self.statistics = Statistics(np.zeros(width), np.zeros(width))
         low, high = robot.bounded_limits
         self._low, self._half = low, 0.5 * (high - low)
@@ -122,7 +123,10 @@ class LearnedPolicy:
 
     def features(self, y: np.ndarray) -> np.ndarray:
         """What the networks are told of readings (..., ny), before it is normalised: (..., no)."""
-        return self.encoding.tell(y, y[..., :0])
+        told = self.encoding.tell(y, y[..., :0])
+        if self.task.observation is None:
+            return told
+        return np.concatenate([told, self.task.observation(self.task.robot.layout(y))], axis=-1)
 
     def seen(self, y: np.ndarray, statistics: Statistics | None = None) -> np.ndarray:
         """What the networks are told of readings (..., ny): (..., no), float32; by the statistics now, or these."""
@@ -217,14 +221,14 @@ class LearnedPolicy:
         checkpoint.save(path, _KIND, content)
 
     @classmethod
-    def load(cls, path: str | os.PathLike, robot: Robot, device: torch.device | str = "cpu") -> "LearnedPolicy":
-        """What was saved at `path`, for `robot`, at whatever control period that is simulated.
+    def load(cls, path: str | os.PathLike, task: Task, device: torch.device | str = "cpu") -> "LearnedPolicy":
+        """What was saved at `path`, for `task`, at whatever control period its robot is simulated.
 
         Raises:
             OSError: it can not be read.
             ValueError: it is none, was cut short, or is another robot's.
         """
-        content = checkpoint.load(path, _KIND)
+        content, robot = checkpoint.load(path, _KIND), task.robot
         signature = Signature.from_json(content["signature"])
         replace(Signature.of(robot), dt=signature.dt).refuse_other(signature, str(path))
         try:
@@ -236,7 +240,7 @@ class LearnedPolicy:
             if content["choices"] != robot.choices:
                 raise ValueError(f"{path} is of {content['choices']} choices; expected: {robot.choices}")
             rng = np.random.default_rng(0)
-            policy = cls(robot, float(content["period"]), made, rng, untold, normalised, device)
+            policy = cls(task, float(content["period"]), made, rng, untold, normalised, device)
             policy.signature = signature
             told = content["statistics"]
             found = Statistics(told["mean"].numpy(), told["squares"].numpy(), int(told["count"]))

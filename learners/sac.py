@@ -129,7 +129,7 @@ class SACTraining:
         self._seed = seed
         device = usable_device(settings.device)
         self.policy = LearnedPolicy(
-            environment.task.robot,
+            environment.task,
             environment.period,
             settings,
             np.random.default_rng([seed, _NETWORKS]),
@@ -203,8 +203,7 @@ class SACTraining:
     def restore(self, folder: Path) -> None:
         """See `Learner.restore`."""
         state = _read_state(folder)
-        robot = self.environment.task.robot
-        policy = LearnedPolicy.load(folder / POLICY, robot, self.policy.learned.device)
+        policy = LearnedPolicy.load(folder / POLICY, self.environment.task, self.policy.learned.device)
         self.policy.refuse_other(policy, str(folder / POLICY))
         replay = Replay.load(folder / REPLAY, self.replay.signature)
         for name in ("capacity", "lanes"):

@@ -57,6 +57,12 @@ class _Reach:
             self.upper * xp.sin(shoulder) + self.lower * xp.sin(reach),
         )
 
+    def to_target(self, y: View) -> Array:
+        """From the fingertip to the target (..., 2) [m]."""
+        along, across = self.finger(y)
+        target = y.target
+        return namespace(along).stack([entry(target, 0) - along, entry(target, 1) - across], axis=-1)
+
     def distance(self, y: View) -> Array:
         """From the fingertip to the target, in the plane [m]."""
         along, across = self.finger(y)
@@ -97,6 +103,7 @@ def _task(name: str) -> Task:
         start=suite_start("reacher", name, PARAMETERS),
         duration=20.0,
         trace=measure.trace,
+        observation=measure.to_target,
     )
 
 

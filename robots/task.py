@@ -199,6 +199,8 @@ class Task:
             under zero control.
         end: (readings seen by name) -> (...) bool, True where the episode terminates; by default never.
         constraints: what plans must hold to.
+        observation: (readings seen by name) -> (..., k), what policies are told besides the readings: where a target is
+            from the hand, for one, which is much to learn from joints; by default nothing.
     """
 
     name: str
@@ -211,6 +213,7 @@ class Task:
     goal: Callable[[View], Array] | None = None
     end: Callable[[View], Array] | None = None
     constraints: tuple[Constraint, ...] = ()
+    observation: Callable[[View], Array] | None = None
 
     def with_period(self, period: float) -> "Task":
         """The same task, controlled every `period` [s]: what planners see that decide less often than the loop steps.
