@@ -15,6 +15,8 @@ PACKAGES = {
     "judo": ("judo-rai==0.1.0", "mujoco==3.6.0"),
     "mctx": ("mctx==0.0.71",),
     "mbrl": ("torch==2.13.0", "gymnasium==0.26.3", "hydra-core==1.3.2", "numpy==2.4.6", "tqdm", "termcolor"),
+    "sb3": ("stable-baselines3==2.9.2", "torch==2.13.0", "gymnasium==1.4.0", "numpy==2.4.6"),
+    "sbx": ("sbx-rl==0.28.0", "stable-baselines3==2.9.2", "torch==2.13.0", "gymnasium==1.4.0", "numpy==2.4.6"),
     "crocoddyl": ("crocoddyl==3.2.1", "pin==4.0.0", "example-robot-data==5.0.0"),
 }
 """What each peer's environment holds; versions are those that were measured."""
