@@ -21,6 +21,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
 from .. import __version__
+from ..controllers.files import names_to_disk, tree_to_disk
 from ..robots import load
 from ..robots.external import make_gymnasium
 from ..robots.plugins import UnknownName
@@ -121,12 +122,11 @@ def export_minari(
                 **{name: value for name, value in told.items() if value is not None},
             }
         )
-        for path in (whole / "data").iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+        tree_to_disk(whole)
         if namespace is not None and namespace not in namespaces.list_local_namespaces():
             namespaces.create_namespace(namespace)
         whole.rename(target)
+    names_to_disk(target.parent)
     return target
 
 

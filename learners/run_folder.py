@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 
 from .. import __version__
 from ..controllers.episode import Episode
-from ..controllers.files import replacing
+from ..controllers.files import names_to_disk, replacing, tree_to_disk
 from .interface import Learner, TrainingError
 
 Taken = TypeVar("Taken")
@@ -198,7 +198,7 @@ class RunFolder:
                 _empty(partial)
                 learner.save(partial)
                 _write(partial / "progress.json", _json(saved))
-                _to_disk(partial)
+                tree_to_disk(partial)
                 if best:
                     twin = self.checkpoint("best.partial")
                     shutil.rmtree(twin, ignore_errors=True)
@@ -266,7 +266,7 @@ class RunFolder:
                 if refused.exists():
                     shutil.rmtree(refused)
                 self.checkpoint("last").replace(refused)
-                _sync(refused.parent)
+                names_to_disk(refused.parent)
             note += f"; the other is kept as {refused.name!r}"
         return saved, note
 
@@ -277,7 +277,7 @@ class RunFolder:
             shutil.rmtree(aside, ignore_errors=True)
             place.replace(aside)
         self.checkpoint(f"{name}.partial").replace(place)
-        _sync(place.parent)
+        names_to_disk(place.parent)
 
 
 def first_usable(checkpoints: Sequence[Path], take: Callable[[Path], Taken]) -> tuple[Taken, str]:
@@ -359,24 +359,3 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-
-
-def _to_disk(folder: Path) -> None:
-    """Has the operating system write all files in `folder` to the disk."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        else:
-            _sync(path)
-    _sync(folder)
-
-
-def _sync(folder: Path) -> None:
-    """The same for the names in `folder`, which systems other than POSIX do by themselves."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

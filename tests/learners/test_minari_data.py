@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from minari.data_collector import EpisodeBuffer
 from trimtab import robots, sim
 from trimtab.controllers import loop
+from trimtab.learners import minari_data
 from trimtab.learners.minari_data import export_minari, import_minari
 from trimtab.learners.replay import Replay, Signature
 from trimtab.robots import Reading, Robot, UnknownName
@@ -115,6 +116,18 @@ def collect(monkeypatch, env, name, actions, seed=0):
         collector.create_dataset(name)
         collector.close()
     return episodes
+
+
+def test_a_data_set_is_on_the_disk_before_it_has_its_name(monkeypatch):
+    told = []
+    monkeypatch.setattr(minari_data, "tree_to_disk", lambda folder: told.append((folder, sorted(folder.rglob("*")))))
+    monkeypatch.setattr(minari_data, "names_to_disk", lambda folder: told.append((folder, sorted(folder.iterdir()))))
+    target = export_minari(filled([(4, "t")]), "block/disk-v0", BLOCK)
+    (whole, there), (parent, names) = told
+    assert not whole.exists()
+    assert [path.relative_to(whole) for path in there] == sorted(path.relative_to(target) for path in target.rglob("*"))
+    assert parent == target.parent
+    assert target in names
 
 
 ends = st.sampled_from(["t", "c", "tc", ""])
