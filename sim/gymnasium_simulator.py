@@ -96,7 +96,7 @@ class GymnasiumDynamics:
         start = env.begin(0)
         if start.x is None:
             raise NotCopyable(f"{self.task.name} can not be copied: {env.why_not}")
-        u = np.nan_to_num(self.task.robot.control_limits, posinf=1.0, neginf=-1.0).mean(0)
+        u = self.task.robot.bounded_limits.mean(0)
         first = [env.step(u).y for _ in range(3)]
         env.restore(start)
         if not np.array_equal(first, [env.step(u).y for _ in range(3)]):
