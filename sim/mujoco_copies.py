@@ -10,7 +10,7 @@ Imported when first used, for numba takes a second to load.
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import llvmlite.binding
@@ -29,8 +29,11 @@ from .mujoco_loops import library_path
 _FAULTS = tuple(int(warning) for warning, _ in DIVERGED)
 _PHYSICS = int(PHYSICS)
 
-WORTH = 60e-6
-"""Work [s] that another thread must have for waking it to be worth the while."""
+WORTH = 50e-6
+"""Work [s] that there must be for waking other threads to be worth a try."""
+
+AGAIN = 100
+"""Steps after which one thread, or all, that were slower are tried again: other work on the machine comes and goes."""
 
 # By their names, under which they are looked up when code is loaded: an address would be no good to code kept on disk.
 llvmlite.binding.load_library_permanently(str(library_path()))
@@ -51,7 +54,7 @@ _INTS, _TABLE = types.int64[::1], types.int64[:, ::1]
 
 
 @compiled(
-    types.void(
+    types.int64(
         types.int64, _INTS, _TABLE, _INTS, _TABLE, _ROWS, _ROWS, types.boolean[::1], _ROWS, _STACK,
         types.int64, types.int64,
     )
@@ -60,6 +63,8 @@ def advance(  # type: ignore[no-untyped-def]
     model, sizes, places, source, fields, parameters, constants, failed, u, y, begin, end
 ):  # fmt: skip
     """Advances the copies `begin` to `end` under `u` (n, nu), and fills their `y` (n, repeat, ny) and `failed` (n,).
+
+    Returns how many of them have failed.
 
     Args:
         model: address of a model that no other thread steps with, if there are `fields`.
@@ -80,6 +85,7 @@ def advance(  # type: ignore[no-untyped-def]
     found = np.empty(nphysics + nsensed)
     told = np.empty(warnings)  # pairs of 32-bit integers: what it is about, and how often
     counts = told.view(np.int32)
+    total = 0
     for i in range(begin, end):
         data, ctrl, sensordata, warning = places[i, 0], places[i, 1], places[i, 2], places[i, 3]
         at = parameters[i].ctypes.data
@@ -111,6 +117,8 @@ def advance(  # type: ignore[no-untyped-def]
             _copy(found.ctypes.data + 8 * nphysics, sensordata, np.int32(nsensed))
             for j in range(source.size):
                 y[i, k, j] = np.nan if failed[i] else found[source[j]] if source[j] >= 0 else constants[i, j]
+        total += failed[i]
+    return total
 
 
 class MujocoCopies:
@@ -142,7 +150,11 @@ class MujocoCopies:
         self._begun = np.zeros(count, bool)
         self._failed = np.zeros(count, bool)
         self._faults: dict[int, str] = {}
-        self._pace = 0.0  # time that one copy takes for a control step [s]
+        self._waiting = True  # whether no episode has begun in some copy
+        # Time of a control step [s] by one thread and by all, as of late; 0: not known. What is computed does not
+        # depend on it.
+        self._pace = [0.0, 0.0]
+        self._steps = 0
         self._pool: ThreadPoolExecutor | None = None
 
     def reset(self, index: int, seed: int) -> np.ndarray:
@@ -155,19 +167,15 @@ class MujocoCopies:
     def step(self, u: np.ndarray, repeat: int = 1) -> tuple[np.ndarray, dict[int, str]]:
         """See `Copies.step`."""
         u = check_controls(u, self.count, self.task.robot.nu, repeat)
-        if not self._begun.all():
+        if self._waiting:
             raise ValueError(not_begun(int(self._begun.argmin())))
         y = np.empty((self.count, repeat, self._y.shape[1]))
-        begun = time.perf_counter()
-        workers = min(self._threads, 1 + int(self._pace * self.count * repeat / (2.0 * WORTH)))
-        if workers == 1:
-            self._advance(0, u, y, 0, self.count)
-        else:
-            self._share(workers, u, y)
-        pace = workers * (time.perf_counter() - begun) / (self.count * repeat)
-        self._pace = min(pace, 1.1 * self._pace) if self._pace else pace  # a disturbance is no work
+        shared, begun = self._sharing(repeat), time.perf_counter()
+        failed = self._share(u, y) if shared else self._advance(0, u, y, 0, self.count)
+        took, before = (time.perf_counter() - begun) / repeat, self._pace[shared]
+        self._pace[shared] = before + 0.2 * (took - before) if before else took
         self._y = y[:, -1].copy()
-        if self._failed.any():
+        if failed:
             self._note()
         return y, self._faults.copy()
 
@@ -182,8 +190,9 @@ class MujocoCopies:
         """See `Copies.restore`."""
         check_states(states, self.count)
         for i, (copy, state) in enumerate(zip(self._copies, states, strict=True)):
-            self._begun[i] = False
-            copy.unpack(full_state(state))
+            x = full_state(state)
+            self._begun[i], self._waiting = False, True
+            copy.unpack(x)
             self._y[i] = state.y
             self._enter(i)
 
@@ -201,6 +210,7 @@ class MujocoCopies:
         for entry, value in copy.constants:
             self._constants[index, entry] = value[0]
         self._begun[index], self._failed[index] = True, False
+        self._waiting = not self._begun.all()
         self._faults.pop(index, None)
 
     def _state(self, index: int) -> State:
@@ -211,28 +221,36 @@ class MujocoCopies:
             at += value.size
         return State(float(copy.data.time), self._y[index].copy(), copy.pack())
 
-    def _advance(self, worker: int, u: np.ndarray, y: np.ndarray, begin: int, end: int) -> None:
-        advance(
+    def _sharing(self, repeat: int) -> bool:
+        """Whether all threads are to take part in a step: if that was faster of late."""
+        alone, together = self._pace
+        if self._threads == 1 or alone * repeat < WORTH:
+            return False
+        self._steps += 1
+        return (together < alone) != (self._steps % AGAIN == 0)
+
+    def _advance(self, worker: int, u: np.ndarray, y: np.ndarray, begin: int, end: int) -> int:
+        """Advances some copies; how many of them have failed."""
+        return advance(
             self._models[worker]._address, self._sizes, self._places, self._source, self._fields[worker],
             self._parameters, self._constants, self._failed, u, y, begin, end,
         )  # fmt: skip
 
-    def _share(self, workers: int, u: np.ndarray, y: np.ndarray) -> None:
-        """Advances all copies, this thread being one of the `workers`."""
+    def _share(self, u: np.ndarray, y: np.ndarray) -> int:
+        """Advances all copies by all threads, this one among them; how many have failed."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads - 1)
-        size = max(1, self.count // (4 * workers))  # work left over at the end against calls for more
+        size = max(1, self.count // (4 * self._threads))  # work left over at the end against calls for more
         parts = iter(range(0, self.count, size))
-        others = [self._pool.submit(self._take, k, parts, size, u, y) for k in range(1, workers)]
+        others = [self._pool.submit(self._take, k, parts, size, u, y) for k in range(1, self._threads)]
         try:
-            self._take(0, parts, size, u, y)
+            failed = self._take(0, parts, size, u, y)
         finally:
-            for other in others:
-                other.result()
+            wait(others)
+        return failed + sum(other.result() for other in others)
 
-    def _take(self, worker: int, parts: Iterator[int], size: int, u: np.ndarray, y: np.ndarray) -> None:
-        for begin in parts:
-            self._advance(worker, u, y, begin, min(begin + size, self.count))
+    def _take(self, worker: int, parts: Iterator[int], size: int, u: np.ndarray, y: np.ndarray) -> int:
+        return sum(self._advance(worker, u, y, begin, min(begin + size, self.count)) for begin in parts)
 
     def _note(self) -> None:
         """Finds out why copies have failed."""

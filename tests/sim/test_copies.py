@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from trimtab import robots, sim
 from trimtab.robots.plugins import UnknownName
+from trimtab.sim import mujoco_copies
 from trimtab.sim.compiled import Compiled
 from trimtab.sim.copies import SingleCopies
 from trimtab.sim.interface import SimulationError, State
@@ -42,8 +43,8 @@ def begun(name, task, count, threads=None, seed=5):
 
 def always_share(copies):
     """Has all threads take part, however little there is to do."""
-    if hasattr(copies, "_threads"):
-        copies._pace = 1e9
+    if hasattr(copies, "_sharing"):
+        copies._sharing = lambda repeat: copies._threads > 1
 
 
 def alone(name, task, count, u, seed=5):
@@ -68,8 +69,8 @@ def test_each_copy_goes_where_a_single_simulator_would(name, of):
         np.testing.assert_array_equal(first, y[0])
         assert copies.count == count
         assert copies.dt == task.robot.dt
+        always_share(copies)
         for k in range(len(u)):
-            always_share(copies)
             readings, failures = copies.step(u[k])
             np.testing.assert_array_equal(readings, y[k + 1][:, None])
             assert not failures
@@ -192,11 +193,10 @@ def test_a_plant_that_diverges_is_named_and_the_others_go_on(name, threads):
     copies.restore(starts)
     told = {1: reason(name, task, starts[1], u[:, 1])}
     assert "diverged" in told[1]
+    always_share(copies)
     for k in range(2):
-        always_share(copies)
         assert not copies.step(u[k])[1]
     for v, expected in ((u[2], [False, True, True]), (u[2], [True, True, True])):
-        always_share(copies)
         readings, failures = copies.step(v, 3)
         assert failures == told
         np.testing.assert_array_equal(np.isnan(readings[1]).all(axis=1), expected)
@@ -213,6 +213,21 @@ def test_a_plant_that_diverges_is_named_and_the_others_go_on(name, threads):
     for k in range(6):
         readings, _ = copies.step(u[k])
         np.testing.assert_array_equal(readings[:, 0], y[k + 1])
+    copies.close()
+
+
+def test_results_do_not_depend_on_whether_threads_share(monkeypatch):
+    monkeypatch.setattr(mujoco_copies, "WORTH", 0.0)
+    monkeypatch.setattr(mujoco_copies, "AGAIN", 3)
+    task = robots.load("reacher-easy")
+    u = controls(task, 40, 5)
+    y, _ = alone("mujoco", task, 5, u)
+    copies, _ = begun("mujoco", task, 5, 2)
+    shares = []
+    monkeypatch.setattr(copies, "_share", lambda *given, f=copies._share: (shares.append(1), f(*given))[1])
+    for k in range(40):
+        np.testing.assert_array_equal(copies.step(u[k])[0][:, 0], y[k + 1])
+    assert 0 < len(shares) < 40
     copies.close()
 
 
