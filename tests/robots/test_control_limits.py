@@ -32,7 +32,7 @@ def test_controls_are_tried_within_the_limits_there_are(several):
     for limit, kept in ((low, found[0]), (high, found[1])):
         np.testing.assert_array_equal(kept[np.isfinite(limit)], limit[np.isfinite(limit)])
     unlimited = ~(np.isfinite(low) & np.isfinite(high))
-    assert (found[1] - found[0] >= 1.0)[unlimited].all()
+    assert (found[1] - found[0] >= 1.0 - 1e-9)[unlimited].all()  # as far as numbers of this size can tell
 
 
 @given(LIMITS)
