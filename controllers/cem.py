@@ -86,7 +86,7 @@ class CEM(SamplingPlanner):
             search.knots *= 10.0 ** search.rng.uniform(-self.decades, 0.0, (len(search.knots), 1, 1))
         search.spread(search.mean)
         if isinstance(search.memory, np.ndarray) and len(search.memory):
-            count = min(len(search.memory), len(search.controls) - 2)
+            count = min(len(search.memory), len(search.controls) - search.given)
             search.controls[len(search.controls) - count :] = search.memory[:count]
 
     def update(self, search: Search, costs: np.ndarray) -> None:

@@ -21,11 +21,15 @@ from .sampling import SamplingPlanner, Search, require_at_least
 
 
 class _Adapted(Search):
-    """A search with the strategy's own state, the control sequence it is relative to, and the solutions asked for."""
+    """A search with the strategy's own state, the control sequence it is relative to, and the solutions asked for.
+
+    The first `own` candidates are not among these.
+    """
 
     strategy: CMA | SepCMA
     centre: np.ndarray
     asked: np.ndarray
+    own: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +58,9 @@ class CMAES(SamplingPlanner):
         lower = np.minimum((search.low[: self.knots] - at_knots) / scale, 0.0)
         upper = np.maximum((search.high[: self.knots] - at_knots) / scale, 0.0)
         bounds = np.stack([lower.ravel(), upper.ravel()], axis=1)
-        # Candidate 0 is the mean, which the strategy did not ask for.
-        self_made = self.samples - 1
+        # The first are the mean, and what a policy would do: the strategy did not ask for them.
+        search.own = 1 if search.proposal is None else 2
+        asked = self.samples - search.own
         kind = CMA if bounds.shape[0] <= self.separable_above else SepCMA
         search.strategy = kind(
             mean=np.zeros(len(bounds)),
@@ -64,9 +69,9 @@ class CMAES(SamplingPlanner):
             # A control at its limit makes every other draw infeasible: put them on the bound, draw no others.
             n_max_resampling=0,
             seed=int(rng.integers(2**32)),
-            population_size=self_made,
+            population_size=asked,
         )
-        search.asked = np.empty((self_made, len(bounds)))
+        search.asked = np.empty((asked, len(bounds)))
         return search
 
     def sample(self, search: Search) -> None:
@@ -74,16 +79,18 @@ class CMAES(SamplingPlanner):
         assert isinstance(search, _Adapted)
         for row in search.asked:
             row[:] = search.strategy.ask()
-        search.knots[0] = 0.0
-        search.knots[1:] = search.asked.reshape(search.knots[1:].shape)
+        search.knots[: search.own] = 0.0
+        search.knots[search.own :] = search.asked.reshape(-1, *search.knots.shape[1:])
         search.knots *= search.half[: self.knots]
         splines.evaluate(len(search.centre), search.knots, self.spline, search.controls)
         search.controls += search.centre
         search.controls[0] = search.mean
+        if search.proposal is not None:
+            search.controls[1] = search.proposal
 
     def update(self, search: Search, costs: np.ndarray) -> None:
         """Tells the strategy."""
         assert isinstance(search, _Adapted)
-        search.strategy.tell(list(zip(search.asked, costs[1:].tolist())))
+        search.strategy.tell(list(zip(search.asked, costs[search.own :].tolist())))
         mean = search.strategy.mean.reshape(search.knots.shape[1:]) * search.half[: self.knots]
         search.mean = search.centre + splines.basis(len(search.centre), self.knots, self.spline) @ mean

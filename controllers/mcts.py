@@ -5,9 +5,9 @@ tree by a bandit's rule at each node, add a node, value it, and carry the return
 `tree.py` for the tree and `tree_search.py` for what a new node is worth. The plan is the principal variation: the
 control most tried at the root, at the node it leads to, and so on, followed by the default policy.
 
-Rewards are the task's costs negated, or its rewards. Returns are normalised to [0, 1] by the least and the greatest
-mean return in the tree, so that one exploration constant fits all tasks (Schrittwieser et al., Mastering Atari, Go,
-chess and shogi by planning with a learned model, 2020).
+Rewards are the task's costs negated, or its rewards; these where a value function was learned. Returns are
+normalised to [0, 1] by the least and the greatest mean return in the tree, so that one exploration constant fits all
+tasks (Schrittwieser et al., Mastering Atari, Go, chess and shogi by planning with a learned model, 2020).
 
 Sources: Browne et al., A survey of Monte Carlo tree search methods, 2012; those named in `bandits.py`.
 """
@@ -28,6 +28,7 @@ from ..sim.branching import Branching, ClosedFormBranching, branching
 from ..sim.interface import Dynamics, State
 from . import splines
 from .bandits import HOO, PUCT, UCT, Rule, Tree
+from .guide import Guide, ValuedReturn
 from .plan import Explored, Plan
 from .problem import Problem
 from .sampling import require_at_least, require_share
@@ -37,6 +38,7 @@ from .tree_search import DEFAULT, HOLD, RANDOM, Batched, Compiled, Job, Objectiv
 
 RULES = {"uct": UCT, "puct": PUCT, "hoot": HOO}
 EXECUTE = {"visits": VISITS, "value": VALUE, "best": BEST}
+POLICIES = {"plan": DEFAULT, "rest": DEFAULT, "hold": HOLD, "random": RANDOM}
 SHOWN = 200
 """At most so many edges are kept for viewers, the most visited first."""
 
@@ -94,14 +96,17 @@ class MCTS:
         cell_bonus, cell_decay: v and r of `hoot`.
         objective: maximise the `reward` of the task, or its negative `cost`.
         discount: of a control step.
-        leaf: what a new node is worth: a `rollout` of the default policy, a `value` function, or `both`.
+        leaf: what a new node is worth: a `rollout` of the default policy, a `value` function, or `both`; by default
+            (`auto`) the value function where there is one.
         mix: share of the value function in `both`.
         policy: by default: `plan`, the plan before goes on (without one, `rest`); `rest`, no control, or mid-range;
-            `hold`, the last control goes on; `random` actions.
+            `hold`, the last control goes on; `random` actions; or the folder of a trained run, whose policy also tells
+            what is tried first at each depth: what it does from the root on.
         rollouts: of the default policy for a new node, where it is random and transitions are not.
         default: (readings (N, ny)) -> controls (N, nu): a default policy in place of `policy`, from Python only.
-        value: (readings (N, ny)) -> expected sum of discounted rewards from there on (N,), from Python only; without
-            one, the last reward is taken to go on to the horizon.
+        value: folder of a trained run, whose value function also ends rollouts; the objective is the reward then, and
+            the discount the value's, see `guide.py`. From Python also a function, (readings (N, ny)) -> expected sum of
+            discounted rewards from there on (N,). Without one, the last reward is taken to go on to the horizon.
         reuse: whether the used branch is kept.
         drift: most that readings may differ from those of a kept branch, relative to their size where that is above 1.
         memory: most nodes that are kept, in simulations.
@@ -143,12 +148,12 @@ class MCTS:
     cell_decay: float = 0.5
     objective: Literal["cost", "reward"] = "cost"
     discount: float = 1.0
-    leaf: Literal["rollout", "value", "both"] = "rollout"
+    leaf: Literal["auto", "rollout", "value", "both"] = "auto"
     mix: float = 0.5
-    policy: Literal["plan", "rest", "hold", "random"] = "plan"
+    policy: str = "plan"
     rollouts: int = 1
     default: Callable[[np.ndarray], np.ndarray] | None = None
-    value: Callable[[np.ndarray], np.ndarray] | None = None
+    value: str | Callable[[np.ndarray], np.ndarray] = ""
     reuse: bool = True
     drift: float = 1e-3
     memory: float = 4.0
@@ -179,12 +184,17 @@ class MCTS:
             ("bonus", ("polynomial", "logarithmic")),
             ("prior", ("uniform", "plan")),
             ("objective", ("cost", "reward")),
-            ("leaf", ("rollout", "value", "both")),
-            ("policy", ("plan", "rest", "hold", "random")),
+            ("leaf", ("auto", "rollout", "value", "both")),
             ("execute", tuple(EXECUTE)),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}")
+
+    @property
+    def guides(self) -> dict[str, str]:
+        """Folders of what was learned, by use."""
+        found = {"value": self.value} if self.value and isinstance(self.value, str) else {}
+        return found if self.policy in POLICIES else {**found, "policy": self.policy}
 
     @property
     def steps(self) -> int:
@@ -206,20 +216,21 @@ class MCTS:
         Raises:
             ValueError: the settings do not fit the dynamics' controls.
         """
-        searcher = self._searcher(dynamics, task)
+        aim = self._aim(None, None)
+        searcher = self._searcher(dynamics, task, aim)
         rng = np.random.default_rng(0)
         somewhere = State(0.0, np.zeros(task.robot.layout.size))
         limits = Problem(dynamics, task, somewhere, self.horizon, rng).limits
         reference = np.zeros((self.depth, self.segment_knots * task.robot.nu))
-        rule = self._rule(searcher.branching, task, limits, reference)
+        rule = self._rule(searcher.branching, task, limits, reference, aim)
         tree = self._room(rule, 1, 1, task, 1, 0)
         plant(tree, rule, np.zeros(1), somewhere.y)
         nothing = np.zeros(1, np.int64)
         other = self._room(rule, 1, 1, task, 1, 0)
-        keep(tree, other, rule, 0, 1, nothing, nothing - 1, float(self.discount), self.horizon, self.steps, 0)
+        keep(tree, other, rule, 0, 1, nothing, nothing - 1, aim.discount, self.horizon, self.steps, 0)
         deepest(tree, rule)
         principal(tree, rule, VISITS)
-        searcher.compile(tree, rule, self._job(task, 0.0, np.zeros((self.horizon, task.robot.nu)), False))
+        searcher.compile(tree, rule, self._job(task, 0.0, np.zeros((self.horizon, task.robot.nu)), False, aim))
 
     def plan(self, problem: Problem, warm: Plan | None, rng: np.random.Generator) -> Plan:
         """A plan for `problem`; the branch of the tree of `warm` that was used is kept.
@@ -227,21 +238,26 @@ class MCTS:
         Its `stats` are `simulations`, `nodes` and `depth` of the tree, how many of the nodes were `kept` from the plan
         before, and the `best` mean return of a control at the root.
         """
-        searcher = self._searcher(problem.dynamics, problem.task)
+        aim = self._aim(problem.value, problem.policy)
+        searcher = self._searcher(problem.dynamics, problem.task, aim)
         with searcher.busy:
-            return self._search(searcher, problem, warm, rng)
+            return self._search(searcher, aim, problem, warm, rng)
 
-    def _search(self, searcher: "_Searcher", problem: Problem, warm: Plan | None, rng: np.random.Generator) -> Plan:
+    def _search(
+        self, searcher: "_Searcher", aim: "_Aim", problem: Problem, warm: Plan | None, rng: np.random.Generator
+    ) -> Plan:
         task = problem.task
-        before = self._before(problem, warm)
+        proposed = problem.proposed()
+        before = self._before(problem, warm) if proposed is None else proposed
         at = np.rint(splines.knot_steps(self.steps, self.segment_knots, self.segment_spline)).astype(int)
         edges = before[: self.depth * self.steps].reshape(self.depth, self.steps, -1)
         reference = np.ascontiguousarray(edges[:, at].reshape(self.depth, -1))
         row = searcher.branching.root(problem.state)
-        rule = self._rule(searcher.branching, task, problem.limits, reference)
-        tree, kept = self._begin(problem, warm, rule, row)
-        default = before if self.policy == "plan" else self._rest(problem.limits)
-        job = self._job(task, problem.state.time, default, rule.stochastic)
+        rule = self._rule(searcher.branching, task, problem.limits, reference, aim)
+        tree, kept = self._begin(problem, warm, rule, row, aim)
+        goes_on = self.policy == "plan" or proposed is not None
+        default = before if goes_on else self._rest(problem.limits)
+        job = self._job(task, problem.state.time, default, rule.stochastic, aim)
         searcher.grow(tree, rule, job, problem.state, self.simulations, self.batch, rng)
         problem.evaluations += self.simulations * job.rollouts
         used = principal(tree, rule, EXECUTE[self.execute]).tolist()
@@ -274,11 +290,35 @@ class MCTS:
 
     # What a search is made of ----------------------------------------------------------------------------------------
 
-    def _searcher(self, dynamics: Dynamics, task: Task) -> "_Searcher":
+    def _aim(self, value: ValuedReturn | None, policy: Guide | None) -> "_Aim":
+        """What is maximised, told of what was learned, where there is that."""
+        own = self.value if callable(self.value) else None
+        if value is None:
+            return _Aim(
+                discount=float(self.discount),
+                reward=self.objective == "reward" or "value" in self.guides,
+                value=own,
+                policy=self.default if policy is None else policy.action,
+                known=(policy, self.default, own),
+                guided=bool(self.guides),
+            )
+        return _Aim(
+            discount=value.discount,
+            reward=True,
+            rewards=value.rewards,
+            value=value.guide.value,
+            policy=self.default if policy is None else policy.action,
+            known=(policy, self.default, value.guide),
+            guided=True,
+            bootstraps=True,
+        )
+
+    def _searcher(self, dynamics: Dynamics, task: Task, aim: "_Aim | None" = None) -> "_Searcher":
         """What grows trees on these dynamics; those used last are kept."""
-        key = (id(dynamics), id(task), self.objective, id(self.default), id(self.value))
+        aim = aim or self._aim(None, None)
+        key = (id(dynamics), id(task), aim.reward, aim.rewards, *map(id, aim.known))
         with _lock:
-            found = _searchers.pop(key, None) or _Searcher(dynamics, task, self)
+            found = _searchers.pop(key, None) or _Searcher(dynamics, task, aim)
             _searchers[key] = found  # which holds what the key names: no other object gets its place
             if len(_searchers) > KEPT:
                 _searchers.pop(next(iter(_searchers)))
@@ -299,7 +339,7 @@ class MCTS:
         rest[: len(left)] = left
         return rest
 
-    def _rule(self, model: Branching, task: Task, limits: np.ndarray, reference: np.ndarray) -> Rule:
+    def _rule(self, model: Branching, task: Task, limits: np.ndarray, reference: np.ndarray, aim: "_Aim") -> Rule:
         """The settings as numba takes them.
 
         Raises:
@@ -322,7 +362,7 @@ class MCTS:
             kind=RULES[self.rule],
             width=width,
             depth=self.depth,
-            discount=float(self.discount**self.steps),
+            discount=float(aim.discount**self.steps),
             exploration=float(self.exploration),
             power=float(self.power),
             root=float(self.root),
@@ -348,17 +388,20 @@ class MCTS:
             reference=reference,
         )
 
-    def _job(self, task: Task, time: float, default: np.ndarray, stochastic: bool) -> Job:
-        policies = {"plan": DEFAULT, "rest": DEFAULT, "hold": HOLD, "random": RANDOM}
+    def _job(self, task: Task, time: float, default: np.ndarray, stochastic: bool, aim: "_Aim") -> Job:
+        leaf = self.leaf
+        if leaf == "auto":
+            leaf = "value" if aim.value is not None else "rollout"
         return Job(
             segment=self.steps,
             horizon=self.horizon,
-            discount=float(self.discount),
-            rollouts=self.rollouts if self.policy == "random" and self.leaf != "value" and not stochastic else 1,
-            policy=policies[self.policy] if self.default is None else DEFAULT,
-            share={"rollout": 0.0, "value": 1.0, "both": float(self.mix)}[self.leaf],
-            given=self.value is not None,
-            absorbing=self.objective == "cost",
+            discount=aim.discount,
+            rollouts=self.rollouts if self.policy == "random" and leaf != "value" and not stochastic else 1,
+            policy=POLICIES.get(self.policy, DEFAULT) if aim.policy is None else DEFAULT,
+            share={"rollout": 0.0, "value": 1.0, "both": float(self.mix)}[leaf],
+            given=aim.value is not None,
+            bootstraps=aim.bootstraps,
+            absorbing=not aim.reward,
             time=float(time),
             dt=float(task.robot.dt),
             controls=default,
@@ -369,7 +412,7 @@ class MCTS:
         size = (nodes, rule.width, rows, task.robot.layout.size, len(rule.low), batch, rule.depth)
         return make(*size, cells + nodes if rule.kind == HOO else 0, self.transpositions)
 
-    def _begin(self, problem: Problem, warm: Plan | None, rule: Rule, row: np.ndarray) -> tuple[Tree, int]:
+    def _begin(self, problem: Problem, warm: Plan | None, rule: Rule, row: np.ndarray, aim: "_Aim") -> tuple[Tree, int]:
         """The tree to grow, and how many nodes of it there are already."""
         more = self.simulations + 1
         cuts = 3 * self.simulations * self.depth
@@ -382,7 +425,7 @@ class MCTS:
         tree = self._room(rule, most + more, len(row), problem.task, self.batch, cuts + int(old.used[1]))
         queue, place = np.empty(most, np.int64), np.full(len(old.nodes), -1)
         steps = warm.step_at(problem.state.time) if warm is not None else 0
-        keep(old, tree, rule, root, most, queue, place, float(self.discount), self.horizon, self.steps, steps)
+        keep(old, tree, rule, root, most, queue, place, aim.discount, self.horizon, self.steps, steps)
         tree.rows[0], tree.y[0] = row, problem.state.y
         return tree, int(tree.used[0])
 
@@ -407,15 +450,42 @@ class MCTS:
         return None, 0
 
 
+@dataclass(frozen=True, eq=False)
+class _Aim:
+    """What a search maximises, and what it was told of it.
+
+    Attributes:
+        discount: of a control step.
+        reward: whether it is the task's reward, or its negative cost.
+        rewards: that a step counts for.
+        value: (readings (N, ny)) -> what is to come (N,), or None.
+        policy: (readings (N, ny)) -> controls (N, nu), the default policy, or None.
+        known: the objects that these are of.
+        guided: whether something was learned, and there are calls that native code can not make.
+        bootstraps: whether rollouts end in the value function.
+    """
+
+    discount: float
+    reward: bool
+    rewards: float = 1.0
+    value: Callable[[np.ndarray], np.ndarray] | None = None
+    policy: Callable[[np.ndarray], np.ndarray] | None = None
+    known: tuple[object, ...] = ()
+    guided: bool = False
+    bootstraps: bool = False
+
+
 class _Searcher:
     """Grows trees on some dynamics: in native code where that can be, else batch by batch."""
 
-    def __init__(self, dynamics: Dynamics, task: Task, planner: MCTS) -> None:
+    def __init__(self, dynamics: Dynamics, task: Task, aim: _Aim) -> None:
         self.busy = threading.Lock()  # its memory, and that of the dynamics, serves one plan at a time
+        self.aim = aim
         self.branching = branching(dynamics, task)
-        self.objective = Objective(task, planner.objective == "reward")
-        self._search: Compiled | Batched = Batched(self.branching, self.objective, planner.default, planner.value)
-        if isinstance(self.branching, ClosedFormBranching) and planner.default is None and planner.value is None:
+        self.objective = Objective(task, aim.reward, aim.rewards)
+        self._search: Compiled | Batched = Batched(self.branching, self.objective, aim.policy, aim.value)
+        asks = aim.guided or aim.policy is not None or aim.value is not None
+        if isinstance(self.branching, ClosedFormBranching) and not asks:
             with contextlib.suppress(ValueError):  # terms that do not trace, or no native code: NumPy evaluates them
                 self._search = Compiled(self.branching, self.objective)
 

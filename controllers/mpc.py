@@ -4,7 +4,9 @@ import numpy as np
 
 from ..robots.task import Task
 from ..sim.interface import Dynamics, State
+from . import guide
 from .compiled_cost import compiled_cost
+from .guide import Guide, ValuedReturn
 from .plan import Plan, Planner
 from .problem import Problem
 
@@ -16,16 +18,28 @@ class MPC:
     `latest`. The randomness of the k-th plan since `reset` depends on the seed and on k alone.
 
     Args:
-        planner: searches for plans; its `horizon` and `replan`, and its `risk` and `level` where it has them, are used.
+        planner: searches for plans; its `horizon` and `replan`, and where it has them its `risk` and `level`, are used,
+            and its `guides`: folders of what was learned, by whether that is its `value` or its `policy`.
         dynamics: predict.
         task: says what is wanted.
+        value: whose value function goes on where plans end, in place of the planner's.
+        policy: whose actions are a first guess, in place of the planner's.
 
     Raises:
         ValueError: the dynamics and the task's robot have different control periods, or the planner can not plan on
-            the dynamics or for the task (its method `check(dynamics, task)`, where it has one, says why).
+            the dynamics or for the task (its method `check(dynamics, task)`, where it has one, says why), or a folder
+            that it names holds nothing of the kind.
     """
 
-    def __init__(self, planner: Planner, dynamics: Dynamics, task: Task) -> None:
+    def __init__(
+        self,
+        planner: Planner,
+        dynamics: Dynamics,
+        task: Task,
+        *,
+        value: Guide | None = None,
+        policy: Guide | None = None,
+    ) -> None:
         if abs(dynamics.dt - task.robot.dt) > 1e-9:
             raise ValueError(
                 f"the dynamics step by {dynamics.dt:g} s, but {task.name} is controlled every {task.robot.dt:g} s"
@@ -33,6 +47,11 @@ class MPC:
         if check := getattr(planner, "check", None):
             check(dynamics, task)
         compiled_cost(task)  # now rather than in the first plan, which a clock may wait for
+        folders = getattr(planner, "guides", {})
+        found = {folder: guide.load(folder, task) for folder in dict.fromkeys(folders.values())}
+        value = value or found.get(folders.get("value", ""))
+        self.policy = policy or found.get(folders.get("policy", ""))
+        self.value = None if value is None else ValuedReturn(value, task)
         self.planner = planner
         self.dynamics = dynamics
         self.task = task
@@ -56,6 +75,8 @@ class MPC:
             rng=rng,
             risk=getattr(self.planner, "risk", "mean"),
             level=getattr(self.planner, "level", 0.5),
+            value=self.value,
+            policy=self.policy,
         )
 
     def plan(self, state: State) -> Plan:

@@ -9,6 +9,7 @@ import numpy as np
 from ..robots.task import Task
 from ..sim.interface import Dynamics, Rollout, State
 from .compiled_cost import CompiledCost, compiled_cost, summed
+from .guide import Guide, ValuedReturn, followed
 from .risk import Risk, across_members
 
 
@@ -23,6 +24,8 @@ class Problem:
         horizon: number of control steps.
         rng: the randomness of stochastic dynamics.
         risk, level: across ensemble members, see `risk.across_members`.
+        value: what plans cost in place of the task's terms: minus their return, and minus what is expected beyond.
+        policy: whose actions are a first guess.
         evaluations: number of candidates evaluated so far.
         last: the last rollout; belongs to the dynamics, see `Rollout`.
     """
@@ -34,6 +37,8 @@ class Problem:
     rng: np.random.Generator
     risk: Risk = "mean"
     level: float = 0.5
+    value: ValuedReturn | None = None
+    policy: Guide | None = None
     evaluations: int = field(default=0, init=False)
     last: Rollout | None = field(default=None, init=False, repr=False)
 
@@ -67,6 +72,12 @@ class Problem:
             raise ValueError("nothing has been rolled out yet")
         return self.last.of(candidates)
 
+    def proposed(self) -> np.ndarray | None:
+        """The controls (H, nu) by which the policy goes on, as the dynamics expect it; None without a policy."""
+        if self.policy is None:
+            return None
+        return followed(self.policy, self.dynamics, self.state, self.horizon, self.limits)
+
     def cost(self, controls: np.ndarray) -> np.ndarray:
         """Cost (N,) of candidates `controls` (N, H, nu); infinite where the prediction broke down.
 
@@ -74,15 +85,20 @@ class Problem:
             ValueError: the task's terms do not give one number per step.
         """
         rollout = self.rollout(controls)
-        costs = rollout.costs(self.task, controls, self.times)
-        if costs is None and self._compiled is not None:
-            costs = self._compiled(rollout, controls, self.times)
-        elif costs is None:
-            costs = summed(self.task, rollout.y, controls, self.times)
+        costs = self._costs(rollout, controls)
         # The sum tells whether all are finite, in a third of the passes over them that masks take.
         if np.count_nonzero(rollout.valid) < costs.size or not math.isfinite(costs.sum()):
             costs = np.where(rollout.valid & np.isfinite(costs), costs, np.inf)
         return across_members(costs, self.risk, self.level)
+
+    def _costs(self, rollout: Rollout, controls: np.ndarray) -> np.ndarray:
+        """Costs (E, N) by the value function, or of the task's terms, evaluated wherever that is fastest."""
+        if self.value is not None:
+            return self.value(rollout, controls)
+        costs = rollout.costs(self.task, controls, self.times)
+        if costs is None and self._compiled is not None:
+            costs = self._compiled(rollout, controls, self.times)
+        return summed(self.task, rollout.y, controls, self.times) if costs is None else costs
 
 
 @lru_cache(maxsize=64)

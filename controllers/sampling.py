@@ -7,6 +7,8 @@ Each iteration draws N candidates, evaluates them together and updates what it d
 with m (H, nu) the mean control sequence, at first the previous plan shifted in time, W (H, K) the spline basis and
 E_i (K, nu) a perturbation of the knots. Candidate 0 is m itself. So the shifted previous plan is always among those
 tried, and since the plan made is the best known, a new plan is never worse, on the same model, than keeping the old.
+Nor is it worse than following a policy, where there is one: what that would do is the first m of all, and later one of
+the candidates.
 
 A planner says how it draws (`sample`) and how it learns from the costs (`update`); it keeps no state of its own.
 """
@@ -45,6 +47,7 @@ class Search:
         std: of the knots (K, nu), in control units.
         knots: perturbations (N, K, nu), to be filled by `sample`.
         controls: candidates (N, H, nu), to be filled by `sample`.
+        proposal: what a policy would do (H, nu), to be among the candidates; None without one, or where it is the mean.
         best, best_cost, prediction: the best candidate (H, nu) so far, its cost, its readings (E, H+1, ny).
         memory: what goes into the plan's memory.
     """
@@ -54,8 +57,11 @@ class Search:
         self.rng = rng
         self.low, self.high, self.half, self.rest = _range(problem.limits.tobytes(), horizon)
         self.spline = planner.spline
+        self.proposal = problem.proposed()
         if warm is None:
             self.index, self.mean = None, self.rest
+            if self.proposal is not None:
+                self.mean, self.proposal = self.proposal, None
         else:
             self.index = warm.steps_from(problem.state.time, horizon)
             self.mean = self.clip(warm.controls[self.index])
@@ -80,16 +86,24 @@ class Search:
         if count < len(self.controls):
             self.knots, self.controls = self.knots[:count], self.controls[:count]
 
+    @property
+    def given(self) -> int:
+        """How many candidates of the first iteration are not drawn: the first ones."""
+        return min(2 if self.proposal is None else 3, len(self.controls))
+
     def spread(self, around: np.ndarray) -> None:
         """Fills the candidates with `around` (H, nu) + W `knots`; candidate 0 becomes the mean.
 
-        In the first iteration candidate 1 is rest: it ends a motion that has become useless.
+        In the first iteration candidate 1 is rest: it ends a motion that has become useless; and candidate 2, or the
+        last if there are only two, is what a policy would do.
         """
         splines.evaluate(len(around), self.knots, self.spline, self.controls)
         self.controls += around
         self.controls[0] = self.mean
         if self.iteration == 0:
             self.controls[1] = self.rest
+            if self.proposal is not None:
+                self.controls[self.given - 1] = self.proposal
 
     def keep_if_better(self, problem: Problem, candidate: int, cost: float) -> None:
         """Takes over a candidate of the last rollout if its cost is below the best so far."""
@@ -128,6 +142,8 @@ class SamplingPlanner(ABC):
         noise: standard deviation of the knots, as a fraction of half the control range.
         risk: across ensemble members: `mean`, `worst`, `cvar` or `exponential`.
         level: share of members for `cvar`, aversion for `exponential`.
+        value: folder of a trained run whose value function goes on where plans end; costs are then rewards lost.
+        policy: folder of one whose policy's actions are among the candidates; it may be the same.
 
     Raises:
         ValueError: a setting outside its range; the message names it.
@@ -143,12 +159,19 @@ class SamplingPlanner(ABC):
     noise: float = 0.5
     risk: Risk = "mean"
     level: float = 0.5
+    value: str = ""
+    policy: str = ""
 
     def __post_init__(self) -> None:
         require_at_least(self, horizon=1, replan=1, samples=2, iterations=1, first_iterations=0)
         splines.check(self.horizon, self.knots, self.spline)
         require_positive(self, "noise")
         risks.check(self.risk, self.level)
+
+    @property
+    def guides(self) -> dict[str, str]:
+        """Folders of what was learned, by use."""
+        return {use: folder for use, folder in (("value", self.value), ("policy", self.policy)) if folder}
 
     def rounds(self, warm: Plan | None) -> int:
         """Number of iterations of a plan that begins from `warm`."""
@@ -188,7 +211,7 @@ class SamplingPlanner(ABC):
             finite = len(costs) if math.isfinite(total) else int(np.count_nonzero(np.isfinite(costs)))
             invalid += len(costs) - finite
             if search.iteration == 0:
-                begun = costs[0]
+                begun = costs[0] if search.proposal is None else costs[: search.given].min()
             first = int(costs.argmin())
             search.keep_if_better(problem, first, float(costs[first]))
             if finite:

@@ -6,6 +6,8 @@ the horizon that all walks share. With r_j the reward of step j of m, g the disc
 
     reward of the edge = sum_{j<m} g^j r_j,    value of the leaf = (1 - w) sum_{j>=m} g^(j-m) r_j + w V(y_m)
 
+and where rollouts end in a value function, the sum has g^(h-m) V(y_h) too, with h the step at the horizon's end.
+
 Of a robot in closed form with terms that trace, a step and its reward are one compiled function, which the loop calls
 by its address.
 """
@@ -39,6 +41,7 @@ class Job(NamedTuple):
         policy: `DEFAULT` follows `controls`, `HOLD` keeps the last control, `RANDOM` draws actions.
         share: w of the value function.
         given: whether there is one; else the last step's reward is taken to go on.
+        bootstraps: whether rollouts end in it.
         absorbing: whether a state that has ended goes on paying its last reward.
         time: of the root [s].
         dt: control period [s].
@@ -53,6 +56,7 @@ class Job(NamedTuple):
     policy: int
     share: float
     given: bool
+    bootstraps: bool
     absorbing: bool
     time: float
     dt: float
@@ -143,6 +147,8 @@ def tell(tree, rule, job, walks, rows, y, r, final, ends, bad, values):  # type:
         begun = walk.length * m
         steps, left = m if job.share == 1.0 else job.horizon - begun, job.horizon - begun - m
         first = point
+        # Nothing is left to roll out: only the value function tells more.
+        share = 1.0 if job.bootstraps and left == 0 else job.share
         walk.value, walk.tail = 0.0, 0.0
         for _ in range(job.rollouts):
             gain, weight, last, over = 0.0, 1.0, 0.0, False
@@ -170,7 +176,7 @@ def tell(tree, rule, job, walks, rows, y, r, final, ends, bad, values):  # type:
                 gain = 0.0
             elif broken:
                 gain = _worst(tree)
-            if job.share > 0.0 and not lost:
+            if share > 0.0 and not lost:
                 if walk.ended != 0 and not job.absorbing:
                     value = 0.0
                 elif job.given and walk.ended == 0:
@@ -179,11 +185,11 @@ def tell(tree, rule, job, walks, rows, y, r, final, ends, bad, values):  # type:
                     # As if the last reward went on.
                     whole = left if job.discount == 1.0 else (1.0 - job.discount**left) / (1.0 - job.discount)
                     value = r[point, m - 1] * whole
-                gain = (1.0 - job.share) * gain + job.share * value
+                gain = (1.0 - share) * gain + share * value
             walk.value += gain / job.rollouts
             if over and not job.absorbing:
                 last = 0.0
-            if not broken:
+            if not broken and not job.bootstraps:
                 walk.tail += last * (1.0 - job.share if job.given else 1.0) / job.rollouts
             point += 1
         attach(tree, rule, b, rows[first], y[first])
@@ -326,15 +332,19 @@ class Objective:
     Args:
         task: scores.
         reward: its reward rather than its cost.
+        rewards: that a step counts for.
     """
 
-    def __init__(self, task: Task, reward: bool) -> None:
-        self.task, self.reward = task, reward
+    def __init__(self, task: Task, reward: bool, rewards: float = 1.0) -> None:
+        self.task, self.reward, self.rewards = task, reward, rewards
         self.terminal = not reward and any(term.terminal_weight for term in task.terms)
 
     def step(self, y: Any, u: Any, t: Any) -> Any:
         """Of reaching readings `y` (..., ny) by `u` (..., nu) at `t` [s], (...)."""
-        return self.task.reward(y, u) if self.reward else -self.task.cost(y, u, t)
+        if not self.reward:
+            return -self.task.cost(y, u, t)
+        scored = self.task.reward(y, u)
+        return scored if self.rewards == 1.0 else self.rewards * scored
 
     def last(self, y: Any, u: Any, t: Any) -> Any:
         """What comes on top at the horizon's end, (...)."""
@@ -519,6 +529,12 @@ class Batched:
                 final[at] = self.objective.last(y[at, end], u[at, end], times[at, end])
                 valid[at, end] &= np.isfinite(final[at])
         over = np.asarray(self.objective.task.terminated(y), float)
+        if job.bootstraps and self.value is not None:
+            last = np.rint((job.time + job.horizon * job.dt - times[:, 0]) / job.dt).astype(int)
+            at = np.flatnonzero((m <= last) & (last < steps))
+            open_ = ~np.logical_or.accumulate(over[at] != 0.0, axis=1)[np.arange(len(at)), last[at]]
+            at = at[open_]
+            final[at] = job.discount * self.value(np.ascontiguousarray(y[at, last[at]]))
         good = valid & np.isfinite(r)
         bad = np.where(good.all(1), steps, good.argmin(1))
         reached = np.ascontiguousarray(y[:, m - 1])

@@ -1,6 +1,7 @@
 """What can be plugged in, by name: the entry points of every installed package, ours among them.
 
-Groups: `trimtab.robots`, `trimtab.simulators`, `trimtab.dynamics`, `trimtab.planners`, `trimtab.learners`.
+Groups: `trimtab.robots`, `trimtab.simulators`, `trimtab.dynamics`, `trimtab.planners`, `trimtab.learners`,
+`trimtab.guides`.
 Only the plugin that is asked for is imported.
 """
 
@@ -31,7 +32,7 @@ def _table(group: str) -> dict[str, EntryPoint]:
 
 
 def names(group: str) -> list[str]:
-    """Names in `group` (`robots`, `simulators`, `dynamics`, `planners`, `learners`), nothing imported."""
+    """Names in `group` (`robots`, `simulators`, `dynamics`, `planners`, `learners`, `guides`), nothing imported."""
     return list(_table(group))
 
 

@@ -8,7 +8,7 @@ import pytest
 from trimtab import robots, sim
 from trimtab.controllers import MPC, lqr, run
 from trimtab.controllers.bandits import NONE
-from trimtab.controllers.mcts import MCTS, _Searcher, grid
+from trimtab.controllers.mcts import MCTS, grid
 from trimtab.controllers.plan import Plan
 from trimtab.controllers.problem import Problem
 from trimtab.controllers.tree_search import Batched, Compiled, Objective
@@ -422,7 +422,7 @@ def test_the_used_branch_is_kept_as_it_was():
     problem = Problem(dynamics, task, dynamics.advance(state, plan.controls[:4]), 24, np.random.default_rng(0))
     rule, row = plan.memory.rule, branching(dynamics, task).root(problem.state)
     assert planner._used(problem, plan, rule, row)[1] == used
-    tree, kept = planner._begin(problem, plan, rule, row)
+    tree, kept = planner._begin(problem, plan, rule, row, planner._aim(None, None))
     assert 0 < kept < len(nodes)
     np.testing.assert_array_equal(tree.edges[: rule.width]["count"], edges[used]["count"])
     assert tree.nodes[0]["visits"] == nodes[used]["visits"] == 1 + edges[used]["count"].sum()
@@ -741,7 +741,7 @@ def test_objectives_that_do_not_trace_are_batched():
         task, terms=(Term("sorted", lambda y, u, t: np.sort(np.stack([y.position, y.velocity], -1), -1)[..., :1]),)
     )
     dynamics = CasadiDynamics(task)
-    assert not _Searcher(dynamics, task, MCTS()).compiled
+    assert not MCTS()._searcher(dynamics, task).compiled
     state = CasadiSimulator(task).reset(0)
     plan = search(MCTS(horizon=8, simulations=50), dynamics, task, state)
     assert np.isfinite(plan.cost)
