@@ -157,28 +157,31 @@ class Collector:
             self._stop(f"{self._where(i, 1)}: the control {given[i]} is not finite")
         y, applied, faults = self._advance(given)
         rewards, ended, made = self._score(y, applied, faults)
+        if (made == self.repeat).all():
+            ends, last = y[:, -1].copy(), applied[:, -1].copy()
+        else:
+            rewards = np.where(np.arange(self.repeat) < made[:, None], rewards, 0.0)
+            at = np.arange(len(y)), np.maximum(made - 1, 0)
+            ends, last = y[at], applied[at]
+            ends[made == 0] = self.y[made == 0]
         failed = np.zeros(len(y), bool)
         failed[list(faults)] = True
         failed &= ~ended  # what happens after the task's end is none of the episode's
-        rows, last = np.arange(len(y)), np.maximum(made - 1, 0)
+        reward = _sum(rewards)
         mean = applied[:, 0].copy() if self._slew is None else _mean(applied, made)
-        counted = np.arange(self.repeat) < made[:, None]
-        reward = _sum(np.where(counted, rewards, 0.0))
         self._lengths += made
         self._returns += reward
         self.steps += int(made.sum())
-        self._applied = applied[rows, last].copy()
-        before, ends = self.y, y[rows, last]
-        ends[made == 0] = before[made == 0]
+        self._applied = last
         over = ended | failed | (self._lengths >= self._longest)
         finishing = [int(i) for i in np.flatnonzero(over)]
-        y_next = np.where(failed[:, None], before, ends)
-        after = ends.copy()
+        before, self.y, y_next = self.y, ends.copy(), ends
         finished = tuple(self._finish(i, ends[i], faults if failed[i] else {}) for i in finishing)
         for i in finishing:
-            self._begin(i, after)
-        self.y = after
-        reward = np.where(failed, 0.0, reward)
+            self._begin(i, self.y)
+        if faults:
+            y_next = np.where(failed[:, None], before, ends)
+            reward = np.where(failed, 0.0, reward)
         return Steps(before, mean, y_next, reward, ended, over & ~ended, ~failed, finished)
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -248,10 +251,10 @@ class Collector:
 
     def _advance(self, given: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
         """Readings (n, repeat, ny), controls applied (n, repeat, nu), and which plants failed."""
-        clipped = np.clip(given, self._low, self._high)
+        clipped = np.minimum(np.maximum(given, self._low), self._high)
         if self._slew is None:
             y, faults = self._copies.step(clipped, self.repeat)
-            return y, np.broadcast_to(clipped[:, None], (*y.shape[:2], clipped.shape[1])), faults
+            return y, np.repeat(clipped[:, None], self.repeat, axis=1), faults
         ys, applied, now = [], [], self._applied
         for _ in range(self.repeat):
             now = now + np.clip(clipped - now, -self._slew, self._slew)
@@ -270,8 +273,10 @@ class Collector:
                 good[i] = int(broken.argmax()) if broken.any() else self.repeat
             stand_in = np.arange(self.repeat) >= good[:, None]
             y = np.where(stand_in[..., None], self.y[:, None], y)  # which tasks need not know what to do with
-        rewards = np.asarray(task.reward(y, u), float)
-        ends = np.logical_and(task.terminated(y), np.arange(self.repeat) < good[:, None])
+        rewards = _each(np.asarray(task.reward(y, u), float), y)
+        ends = _each(np.asarray(task.terminated(y), bool), y)
+        if faults:
+            ends = ends & ~stand_in
         ended = np.any(ends, axis=1)
         made = np.where(ended, ends.argmax(axis=1) + 1, good)
         if not (np.isfinite(rewards).all() and np.isfinite(y).all()):
@@ -359,6 +364,11 @@ class Collector:
 
 class _Other(ValueError):
     """The file is whole, but another collector's."""
+
+
+def _each(values: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """`values`, of which there may be one for all, for each of the readings `y` (n, k, ny): (n, k)."""
+    return values if values.shape == y.shape[:2] else np.broadcast_to(values, y.shape[:2])
 
 
 def _sum(rows: np.ndarray) -> np.ndarray:

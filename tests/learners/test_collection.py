@@ -277,6 +277,13 @@ def test_what_comes_after_the_end_is_not_looked_at(counter):
     assert gathered.finished[0].length == 1
 
 
+def test_a_reward_may_be_the_same_everywhere(counter):
+    task = replace(counter, score=lambda view, u: 0.5, end=lambda view: False)
+    gathered = Collector(Environment(task, "counter", 0.2, 10.0, RandomShooting()), 3, 0).step(np.zeros((3, 1)))
+    np.testing.assert_array_equal(gathered.reward, np.ones(3))
+    assert not gathered.terminated.any()
+
+
 def test_restoring_mends_a_collector_that_had_to_stop(tmp_path, counter):
     collector = Collector(Environment(counter, "counter", 0.2, 10.0, RandomShooting()), 2, 0)
     collector.save(tmp_path)
