@@ -59,7 +59,7 @@ class GymnasiumSimulator:
 
     def advance(self, u: np.ndarray) -> np.ndarray:
         """`step`, but the readings (ny,) alone: no snapshot is taken, which costs many times a step."""
-        return self._environment.advance(check_control(u, self.task.robot.nu))
+        return self._environment.advance(check_control(u, self.task.robot.nu)).copy()
 
     def state(self) -> State:
         """Where the environment is."""
