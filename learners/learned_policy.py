@@ -6,9 +6,10 @@ observation of them, less their mean and over their standard deviation in all th
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -121,6 +122,11 @@ class LearnedPolicy:
         """Of what comes a decision later."""
         return self.learned.settings.discount
 
+    @property
+    def dt(self) -> float:
+        """Control period of the plant [s] for each of which there was a reward."""
+        return self.signature.dt
+
     def features(self, y: np.ndarray) -> np.ndarray:
         """What the networks are told of readings (..., ny), before it is normalised: (..., no)."""
         told = self.encoding.tell(y, y[..., :0])
@@ -228,26 +234,47 @@ class LearnedPolicy:
             OSError: it can not be read.
             ValueError: it is none, was cut short, or is another robot's.
         """
-        content, robot = checkpoint.load(path, _KIND), task.robot
-        signature = Signature.from_json(content["signature"])
-        replace(Signature.of(robot), dt=signature.dt).refuse_other(signature, str(path))
+        return cls.from_state_dict(cls.read(path), task, device, str(path))
+
+    @staticmethod
+    def read(path: str | os.PathLike) -> dict[str, Any]:
+        """What was saved at `path`, whatever the robot.
+
+        Raises:
+            OSError: it can not be read.
+            ValueError: it is none, or was cut short.
+        """
+        return checkpoint.load(path, _KIND)
+
+    @classmethod
+    def from_state_dict(
+        cls, content: Mapping[str, Any], task: Task, device: torch.device | str, where: str
+    ) -> "LearnedPolicy":
+        """What `read` found, for `task`; messages call it `where`.
+
+        Raises:
+            ValueError: it is another robot's, or does not say all.
+        """
+        robot = task.robot
         try:
+            signature = Signature.from_json(content["signature"])
+            replace(Signature.of(robot), dt=signature.dt).refuse_other(signature, where)
             settings = dict(content["settings"])
             network = dict(settings.pop("network"))
             network["hidden"] = tuple(network["hidden"])
             made = ActorCriticSettings(network=NetworkSettings(**network), **settings)
             untold, normalised = tuple(content["untold"]), bool(content["normalised"])
             if content["choices"] != robot.choices:
-                raise ValueError(f"{path} is of {content['choices']} choices; expected: {robot.choices}")
+                raise ValueError(f"{where} is of {content['choices']} choices; expected: {robot.choices}")
             rng = np.random.default_rng(0)
             policy = cls(task, float(content["period"]), made, rng, untold, normalised, device)
             policy.signature = signature
             told = content["statistics"]
             found = Statistics(told["mean"].numpy(), told["squares"].numpy(), int(told["count"]))
+            if found.mean.shape != policy.statistics.mean.shape:
+                raise ValueError(f"{where} is of readings told otherwise")
             policy.learned.load_state_dict(content["learned"])
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} does not say all that makes a learned policy: {error!r}") from error
-        if found.mean.shape != policy.statistics.mean.shape:
-            raise ValueError(f"{path} is of readings told otherwise")
+            raise ValueError(f"{where} does not say all that makes a learned policy: {error!r}") from error
         policy.statistics = found
         return policy

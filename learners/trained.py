@@ -1,19 +1,27 @@
-"""Dynamics that a learner has trained, by the folder of its run: `ensemble:DIR`."""
+"""What a learner has trained, by the folder of its run: dynamics, `ensemble:DIR`, and what guides planners.
+
+DIR is a run's folder, whose last checkpoint is taken, or one of its checkpoints. Where a checkpoint was cut short the
+one before it stands in, as it does where training goes on, and a RuntimeWarning says so.
+"""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..robots.task import Task
-from . import pets
+from . import pets, sac
 from .device import usable_device
 from .ensemble_dynamics import EnsembleDynamics
 from .learned_model import LearnedModel
+from .learned_policy import LearnedPolicy
 from .run_folder import About, RunFolder, first_usable
+
+Kind = TypeVar("Kind")
 
 
 class TrainedEnsemble:
-    """The plugin `ensemble`; DIR is a run's folder, whose last checkpoint is taken, or one of its checkpoints."""
+    """The plugin `ensemble` of dynamics."""
 
     def trained(self, folder: str) -> About:
         """How what lies in `folder` was trained.
@@ -21,37 +29,61 @@ class TrainedEnsemble:
         Raises:
             ValueError: it is no run's folder.
         """
-        return self._run(folder)[0].about
+        return _run(folder)[0].about
 
     def __call__(self, task: Task, folder: str) -> EnsembleDynamics:
         """What was learned, as a model of `task`, whose robot must be the one it was learned of.
-
-        A RuntimeWarning says where the last checkpoint can not be used, and the one before it is.
 
         Raises:
             ValueError: it is no run's folder, there is no checkpoint in it yet, none that can be read, or of another
                 robot or period.
         """
-        run, checkpoints = self._run(folder)
-        there = [checkpoint for checkpoint in checkpoints if checkpoint.is_dir()]
-        if not there:
-            raise ValueError(f"{folder!r} has no checkpoint yet")
-        if not any((checkpoint / pets.MODEL).is_file() for checkpoint in there):
-            raise ValueError(f"{folder!r} holds no learned model: {run.about.learner} has no {pets.MODEL} there")
-        # Where one was cut short the one before it stands in, as it does where training goes on.
-        (state, model), note = first_usable(there, _read)
-        if note:
-            warnings.warn(note, RuntimeWarning, stacklevel=2)
+        state, model = _taken(folder, pets.MODEL, "learned model", _read)
         learned = LearnedModel.from_state_dict(model, task.robot, _device(state), f"the model in {folder!r}")
         return EnsembleDynamics(task, learned, state["propagation"], state["particles"])
 
-    def _run(self, folder: str) -> tuple[RunFolder, list[Path]]:
-        """The run, and the checkpoints to take, the first that can be read."""
-        path = Path(folder)
-        if (path / pets.STATE).is_file():
-            return RunFolder(path.resolve().parents[1]), [path]
-        run = RunFolder(path)
-        return run, [run.checkpoint("last"), run.checkpoint("previous")]
+
+def guide(folder: str, task: Task) -> LearnedPolicy:
+    """The policy and values that were learned, for planning `task`; the plugin `trained` of guides.
+
+    Raises:
+        ValueError: it is no run's folder, there is no checkpoint in it yet, none that can be read, or of another robot.
+    """
+    content = _taken(folder, sac.POLICY, "policy and values", lambda place: LearnedPolicy.read(place / sac.POLICY))
+    return LearnedPolicy.from_state_dict(content, task, "cpu", f"the policy in {folder!r}")
+
+
+def _taken(folder: str, file: str, what: str, take: Callable[[Path], Kind]) -> Kind:
+    """What `take` reads of the first checkpoint that can be read.
+
+    Args:
+        folder: asked for.
+        file: that a checkpoint holds if what is asked for is in it.
+        what: that is.
+        take: reads a checkpoint's folder.
+
+    Raises:
+        ValueError: there is none.
+    """
+    run, checkpoints = _run(folder)
+    there = [checkpoint for checkpoint in checkpoints if checkpoint.is_dir()]
+    if not there:
+        raise ValueError(f"{folder!r} has no checkpoint yet")
+    if not any((checkpoint / file).is_file() for checkpoint in there):
+        raise ValueError(f"{folder!r} holds no {what}: {run.about.learner} has no {file} there")
+    found, note = first_usable(there, take)
+    if note:
+        warnings.warn(note, RuntimeWarning, stacklevel=3)
+    return found
+
+
+def _run(folder: str) -> tuple[RunFolder, list[Path]]:
+    """The run, and the checkpoints to take, the first that can be read."""
+    path = Path(folder).resolve()
+    if path.parent.name == "checkpoints" and path.is_dir() and (path.parents[1] / "run.json").is_file():
+        return RunFolder(path.parents[1]), [path]
+    run = RunFolder(folder)
+    return run, [run.checkpoint("last"), run.checkpoint("previous")]
 
 
 def _read(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,0 +1,136 @@
+"""What soft actor-critic has learned, used: a policy that drives, a value and a policy for planners; by folder."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from trimtab import robots
+from trimtab.controllers import guide
+from trimtab.controllers.guide import Guide
+from trimtab.launch.cli import main
+from trimtab.learners.sac import POLICY
+
+SCENARIO = """
+task = "{task}"
+simulator = "mujoco"
+dynamics = "mujoco"
+duration = 0.4
+
+[planner]
+name = "cem"
+horizon = "0.2s"
+samples = 6
+iterations = 1
+knots = 2
+replan = 1
+
+[learner.sac]
+period = "40ms"
+batch = 8
+network = {{hidden = [8]}}
+schedule = {{random_steps = 20, round = 4, piece = 40, evaluate_every = 40, episodes = 1}}
+"""
+SMALL = {"horizon": 4, "samples": 6, "iterations": 2, "knots": 2, "simulations": 8, "depth": 4}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folders of short runs, by task; to be read only."""
+    where = tmp_path_factory.mktemp("trained")
+    for task in ("pendulum-swingup", "cartpole-swingup"):
+        (where / f"{task}.toml").write_text(SCENARIO.format(task=task))
+        asked = ["train", str(where / f"{task}.toml"), "--learner", "sac", "--steps", "80", "--out", str(where / task)]
+        assert main([*asked, "--json", str(where / "r.json")]) == 0
+        assert json.loads((where / "r.json").read_text())["return_last"] is not None
+    return where
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def ran(*arguments):
+    """The JSON of a run that must succeed."""
+    assert main(["run", *arguments, "--json", "ran.json", "--view", "off"]) == 0
+    with open("ran.json") as file:
+        return json.load(file)
+
+
+def test_a_run_s_folder_holds_all(runs):
+    there = {path.name for path in (runs / "pendulum-swingup").iterdir()}
+    assert {"scenario.toml", "run.json", "metrics.csv", "curve.png", "episode.npz", "checkpoints"} <= there
+    assert "evaluation.json" not in there
+    assert main(["eval", str(runs / "pendulum-swingup"), "--episodes", "2"]) == 0
+    assert len(json.loads((runs / "pendulum-swingup" / "evaluation.json").read_text())["returns"]) == 2
+
+
+def test_a_policy_drives(runs):
+    found = ran(str(runs / "pendulum-swingup.toml"), "--controller", str(runs / "pendulum-swingup"), "--seed", "3")
+    assert found["steps"] == 20
+    again = ran(str(runs / "pendulum-swingup.toml"), "--controller", str(runs / "pendulum-swingup"), "--seed", "3")
+    assert found["return"] == again["return"]
+
+
+def test_another_robots_policy_is_refused(runs, capsys):
+    asked = ["run", str(runs / "pendulum-swingup.toml"), "--view", "off"]
+    for option in ("--controller", "--planner.value", "--planner.policy"):
+        assert main([*asked, option, str(runs / "cartpole-swingup")]) == 2
+        said = capsys.readouterr().err.strip()
+        assert "of another robot: cartpole; expected: pendulum" in said
+        assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("planner", ["random_shooting", "predictive_sampling", "cem", "mppi", "cmaes", "mcts"])
+def test_planners_are_guided(runs, planner):
+    from trimtab.launch.settings import hints
+    from trimtab.robots import plugins
+
+    fields = hints(plugins.find("planners", planner))
+    settings = [part for name, value in SMALL.items() if name in fields for part in (f"--planner.{name}", str(value))]
+    asked = [str(runs / "pendulum-swingup.toml"), "--planner", planner, *settings]
+    plain = ran(*asked)
+    learned = str(runs / "pendulum-swingup")
+    valued = ran(*asked, "--planner.value", learned)
+    both = ran(*asked, "--planner.value", learned, "--planner.policy", learned)
+    assert plain["steps"] == valued["steps"] == both["steps"] == 20
+    assert plain["cost"] != valued["cost"]
+
+
+def test_a_guide_is_what_was_learned(runs):
+    task = robots.load("pendulum-swingup").with_period(0.04)
+    found = guide.load(str(runs / "pendulum-swingup"), task)
+    assert isinstance(found, Guide)
+    assert (found.period, found.dt, found.discount) == (0.04, 0.02, 0.99)
+    y = np.random.default_rng(0).normal(size=(3, 5, 2))
+    low, high = task.robot.control_limits
+    action = found.action(y)
+    assert found.value(y).shape == (3, 5)
+    assert action.shape == (3, 5, 1)
+    assert ((action >= low) & (action <= high)).all()
+    np.testing.assert_allclose(found.value(y)[1, 2], found.value(y[1, 2]), rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*the one before it is used")
+@pytest.mark.parametrize("option", ["--controller", "--planner.value"])
+def test_a_checkpoint_cut_short_is_stood_in_for(runs, folder, capsys, option):
+    shutil.copytree(runs / "pendulum-swingup", folder / "run")
+    last = folder / "run" / "checkpoints" / "last" / POLICY
+    content = last.read_bytes()
+    last.unlink()  # it may share its place on the disk with the one before
+    last.write_bytes(content[: len(content) // 2])
+    with pytest.warns(RuntimeWarning) if option == "--planner.value" else pytest.MonkeyPatch.context():
+        assert main(["run", str(runs / "pendulum-swingup.toml"), "--view", "off", option, "run"]) == 0
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("option", ["--controller", "--planner.value"])
+def test_what_is_no_run_is_refused(runs, folder, capsys, option):
+    (folder / "empty").mkdir()
+    for name, said in (("nowhere", "no folder 'nowhere'"), ("empty", "run.json is missing")):
+        assert main(["run", str(runs / "pendulum-swingup.toml"), "--view", "off", option, name]) == 2
+        message = capsys.readouterr().err.strip()
+        assert said in message
+        assert len(message.splitlines()) == 1
