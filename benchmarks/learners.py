@@ -1,17 +1,24 @@
-"""Sample efficiency: returns of learners episode by episode, over seeds, beside what others publish.
+"""Returns of learners over control steps and seeds, beside what others publish.
 
-    python benchmarks/learners.py                                    # all tasks, seeds 0 to 4, into runs/learners
-    python benchmarks/learners.py --tasks pendulum-swingup --seeds 0 1 2
+    python benchmarks/learners.py                   # PETS: cart-pole, pendulum and reacher, seeds 0 to 4
+    python benchmarks/learners.py --learner sac     # SAC: seven tasks, seeds 0 to 2
+    python benchmarks/learners.py --learner sac --tasks cheetah-run --seeds 0 1 2 --steps 200000
 
-Runs that the folder holds already are gone on with, if they are too short, and otherwise only read. Prints, for each
-task, in which episode each seed first reaches the return asked for, and the last episode's returns as mean, standard
-deviation and interquartile mean with its 95 % bootstrap interval; draws the curves. Published figures are means after
-100,000 environment steps, 100 episodes, of SAC, DreamerV3 and TD-MPC2, from the result files of TD-MPC2's repository.
+Runs that the folder holds already are gone on with, if they are too short, and otherwise only read; `--read` only
+reads. Prints, for each task, at how many control steps each seed first reaches the return asked for, and the last returns as
+mean, standard deviation and interquartile mean with its 95 % bootstrap interval over seeds; draws the curves. Returns
+of PETS are those of training's episodes, those of SAC evaluations: the last ones by `trimtab eval`, ten episodes a
+seed. What is published is in `dm_control_returns.csv`: mean returns of SAC, DreamerV3 and TD-MPC2 after so many
+control steps, from the result files of the repository nicklashansen/tdmpc2.
 """
 
 import argparse
+import csv
+import json
+import math
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
@@ -22,94 +29,171 @@ from trimtab.controllers.files import replacing
 from trimtab.learners import logs
 from trimtab.learners.evaluation import summary
 
-TASKS = {
-    "cartpole-swingup": (800.0, 10, {"SAC": 835.0, "DreamerV3": 676.7, "TD-MPC2": 839.4}),
-    "pendulum-swingup": (700.0, 4, {"SAC": 96.0, "DreamerV3": 699.3, "TD-MPC2": 724.0}),
-    "reacher-easy": (900.0, 10, {"SAC": 540.4, "DreamerV3": 872.1, "TD-MPC2": 936.9}),
-    "cheetah-run": (None, 40, {"SAC": 310.1, "DreamerV3": 335.7, "TD-MPC2": 519.1}),
+ASKED = {
+    "pets": {"cartpole-swingup": 800.0, "pendulum-swingup": 700.0, "reacher-easy": 900.0, "cheetah-run": math.nan},
+    "sac": {
+        "cartpole-swingup": 820.0,
+        "ball_in_cup-catch": 950.0,
+        "reacher-easy": 600.0,
+        "finger-spin": 760.0,
+        "cheetah-run": 320.0,
+        "walker-walk": 700.0,
+        "pendulum-swingup": 100.0,
+    },
 }
-"""The return asked for, episodes, and what is published."""
+"""The return asked for, by learner and task."""
 
-STEPS = 1000
-"""Control steps of an episode."""
+STEPS = {"pets": {"cartpole-swingup": 10_000, "pendulum-swingup": 4_000, "reacher-easy": 10_000, "cheetah-run": 40_000}}
+"""Control steps of a run, where they are not `USUAL`; an episode of each of these tasks has 1000."""
+USUAL = 100_000
+
+PUBLISHED = {"sac": ("SAC", ":"), "dreamerv3": ("DreamerV3", "--"), "tdmpc2": ("TD-MPC2", "-.")}
 
 
-def train(task: str, seed: int, folder: Path) -> None:
-    """Trains until the task's number of episodes is done; each of these tasks' lasts `STEPS` control steps."""
-    command = [sys.executable, "-m", "trimtab.launch.cli", "train", task, "--learner", "pets", "--seed", str(seed)]
-    command += ["--steps", str(STEPS * TASKS[task][1]), "--out", str(folder)]
-    if folder.exists():
-        command.append("--resume")
-    subprocess.run(command, check=True)
+@dataclass(frozen=True)
+class Runs:
+    """What the runs of a task came to.
+
+    Attributes:
+        curves: of each seed, control steps and returns (2, n).
+        last: of each seed, the last return.
+        minutes: the longest of them took.
+    """
+
+    curves: list[np.ndarray]
+    last: np.ndarray
+    minutes: float
 
 
 def main() -> None:
-    """Prints the table, and draws the picture."""
+    """Trains what is missing, prints the table, and draws the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", choices=sorted(TASKS), default=list(TASKS)[:3])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--learner", choices=sorted(ASKED), default="pets")
+    parser.add_argument("--tasks", nargs="+")
+    parser.add_argument("--seeds", nargs="+", type=int)
+    parser.add_argument("--steps", type=int, help="control steps of each run")
     parser.add_argument("--out", type=Path, default=Path("runs/learners"))
-    parser.add_argument("--picture", type=Path, default=Path("runs/learners/curves.png"))
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--read", action="store_true", help="train nothing")
     args = parser.parse_args()
-    curves, minutes = {}, {}
-    for task in args.tasks:
-        rows = []
-        for seed in args.seeds:
-            folder = args.out / f"{task}-{seed}"
-            if len(logs.read(folder / "metrics.csv")) < TASKS[task][1]:
-                train(task, seed, folder)
-            rows.append(logs.read(folder / "metrics.csv"))
-        shortest = min(map(len, rows))
-        curves[task] = np.array([[row["return"] for row in own[:shortest]] for own in rows])
-        minutes[task] = [own[-1]["wall_s"] / 60.0 for own in rows]
-    report(curves, minutes)
-    draw(curves, args.picture)
-    print(args.picture)
+    learner, tasks = args.learner, args.tasks or [t for t, asked in ASKED[args.learner].items() if asked == asked]
+    if unknown := set(tasks) - ASKED[learner].keys():
+        parser.error(f"no such task for {learner}: {', '.join(unknown)}; there are: {', '.join(ASKED[learner])}")
+    found = {}
+    for task in tasks:
+        folders = [args.out / f"{learner}-{task}-{seed}" for seed in args.seeds or range(5 if learner == "pets" else 3)]
+        for folder in folders if not args.read else ():
+            train(learner, task, folder, args.steps or STEPS.get(learner, {}).get(task, USUAL))
+        found[task] = gathered(learner, [folder for folder in folders if folder.exists()])
+    report(learner, found)
+    picture = args.picture or args.out / f"{learner}.png"
+    draw(learner, found, picture)
+    print(picture)
 
 
-def report(curves: dict[str, np.ndarray], minutes: dict[str, list[float]]) -> None:
-    """Prints what came of each task's returns (seeds, episodes)."""
-    table = Table(title="PETS: returns of an episode of 1000 control steps")
-    for heading in ("task", "asked", "first in episode", "episodes", "last: mean", "std", "IQM", "95 %", "min"):
+def train(learner: str, task: str, folder: Path, steps: int) -> None:
+    """Trains until so many control steps are done, and evaluates."""
+    rows, trimtab = logs.read(folder / "metrics.csv"), [sys.executable, "-m", "trimtab.launch.cli"]
+    if not rows or rows[-1]["steps"] < steps:
+        seed = folder.name.rpartition("-")[2]
+        command = [*trimtab, "train", task, "--learner", learner, "--seed", seed, "--steps", str(steps)]
+        subprocess.run([*command, "--out", str(folder), *(["--resume"] if rows else [])], check=True)
+    if learner != "pets" and last_evaluation(folder) is None:
+        subprocess.run([*trimtab, "eval", str(folder), "--episodes", "10"], check=True)
+
+
+def last_evaluation(folder: Path) -> float | None:
+    """The mean return that `trimtab eval` found of a run as it is now."""
+    path = folder / "evaluation.json"
+    if not path.exists():
+        return None
+    result = json.loads(path.read_text("utf-8"))
+    return result["mean"] if result["steps"] == logs.read(folder / "metrics.csv")[-1]["steps"] else None
+
+
+def gathered(learner: str, folders: list[Path]) -> Runs:
+    """What the runs in `folders` came to."""
+    curves, last, minutes = [], [], 0.0
+    for folder in folders:
+        rows = logs.read(folder / "metrics.csv")
+        shown = [row for row in rows if math.isfinite(row["return"])]
+        curves.append(np.array([[row[name] for row in shown] for name in ("steps", "return")]))
+        mean = None if learner == "pets" else last_evaluation(folder)
+        last.append(curves[-1][1, -1] if mean is None else mean)
+        minutes = max(minutes, rows[-1]["wall_s"] / 60.0)
+    return Runs(curves, np.array(last), minutes)
+
+
+def published(task: str) -> dict[str, np.ndarray]:
+    """Of each algorithm, control steps and mean returns (2, n)."""
+    with (Path(__file__).parent / "dm_control_returns.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["task"] == task]
+    points = {name: [(r["env_steps"], r["mean_return"]) for r in rows if r["algorithm"] == name] for name in PUBLISHED}
+    return {name: np.array(sorted(np.array(of, float).tolist())).T for name, of in points.items() if of}
+
+
+def report(learner: str, found: dict[str, Runs]) -> None:
+    """Prints what came of each task's runs."""
+    table = Table(title=f"{learner}: returns")
+    columns = ("task", "asked", "first at", "steps", "last: mean", "std", "IQM", "95 %", "SAC published", "min")
+    for heading in columns:
         table.add_column(heading, justify="left" if heading == "task" else "right")
-    for task, returns in curves.items():
-        asked = TASKS[task][0]
-        reached = [next((k + 1 for k, r in enumerate(own) if asked and r >= asked), None) for own in returns]
-        last = summary(returns[:, -1])
+    for task, runs in found.items():
+        asked, steps = ASKED[learner][task], min(int(curve[0, -1]) for curve in runs.curves)
+        first = [next((int(at) for at, value in curve.T if value >= asked), None) for curve in runs.curves]
+        last = summary(runs.last)
+        theirs = published(task)["sac"].T
+        near = [f"{value:.0f}" for at, value in theirs if at == steps]
         table.add_row(
             task,
-            f"{asked:g}" if asked else "-",
-            " ".join(map(str, reached)) if asked else "-",
-            str(returns.shape[1]),
+            f"{asked:g}" if asked == asked else "-",
+            " ".join("-" if at is None else f"{at / 1000:g}k" for at in first) if asked == asked else "-",
+            f"{steps}",
             f"{last.mean:.0f}",
             f"{last.std:.0f}",
             f"{last.iqm:.0f}",
             f"{last.low:.0f} to {last.high:.0f}",
-            f"{max(minutes[task]):.1f}",
+            near[0] if near else "-",
+            f"{runs.minutes:.1f}",
         )
-    Console(width=110).print(table)
+    Console(width=130).print(table)
 
 
-def draw(curves: dict[str, np.ndarray], path: Path) -> None:
-    """Draws each task's returns (seeds, episodes): every seed's, their interquartile mean, and what is published."""
+def draw(learner: str, found: dict[str, Runs], path: Path) -> None:
+    """Draws each task's returns: every seed's, their interquartile mean with its interval, and what is published."""
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(curves), figsize=(4.2 * len(curves), 3.4), squeeze=False, layout="constrained")
-    for ax, (task, returns) in zip(axes[0], curves.items()):
-        episodes = np.arange(1, returns.shape[1] + 1)
-        for own in returns:
-            ax.plot(episodes, own, color="#9db8d2", linewidth=1)
-        middle = [summary(returns[:, k]).iqm for k in range(len(episodes))]
-        ax.plot(episodes, middle, color="#1f4e79", linewidth=2.5, label="trimtab, PETS (IQM)")
-        for (name, value), style in zip(TASKS[task][2].items(), (":", "--", "-.")):
-            ax.axhline(value, color="0.5", linestyle=style, linewidth=1, label=f"{name}, 100 episodes")
-        ax.set(title=task, xlabel="episode", ylim=(0, 1020))
-        if len(episodes) <= 15:
-            ax.set_xticks(episodes)
+    across = min(4, len(found))
+    down = math.ceil(len(found) / across)
+    figure, axes = plt.subplots(down, across, figsize=(4.2 * across, 3.4 * down), squeeze=False, layout="constrained")
+    for ax in axes.flat[len(found) :]:
+        ax.set_axis_off()
+    for ax, (task, runs) in zip(axes.flat, found.items()):
+        ends = min(curve[0, -1] for curve in runs.curves)
+        steps = runs.curves[0][0][runs.curves[0][0] <= ends]
+        returns = np.array([np.interp(steps, *curve) for curve in runs.curves])
+        for curve in runs.curves:
+            ax.plot(*curve, color="#9db8d2", linewidth=1)
+        sums = [summary(column) for column in returns.T]
+        if len(returns) > 1:
+            ax.fill_between(
+                steps, [s.low for s in sums], [s.high for s in sums], color="#9db8d2", alpha=0.3, linewidth=0
+            )
+        ax.plot(steps, [s.iqm for s in sums], color="#1f4e79", linewidth=2.5, label=f"trimtab, {learner} (IQM)")
+        for name, points in published(task).items():
+            label, style = PUBLISHED[name]
+            if points[0, 0] <= 1.05 * ends:
+                within = points[:, points[0] <= 1.05 * ends]
+                ax.plot(*within, color="0.4", linestyle=style, marker="o", markersize=4, label=label)
+            else:
+                ax.axhline(
+                    points[1, 0], color="0.5", linestyle=style, linewidth=1, label=f"{label}, {points[0, 0]:.0f}"
+                )
+        ax.set(title=task, xlabel="control steps", ylim=(0, 1020), xlim=(0, 1.05 * ends))
         ax.grid(alpha=0.3)
     axes[0, 0].set_ylabel("return")
-    axes[0, 0].legend(fontsize=8, loc="lower right")
+    axes[0, 0].legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
