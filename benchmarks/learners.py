@@ -5,11 +5,11 @@
     python benchmarks/learners.py --learner sac --tasks cheetah-run --seeds 0 1 2 --steps 200000
 
 Runs that the folder holds already are gone on with, if they are too short, and otherwise only read; `--read` only
-reads. Prints, for each task, at how many control steps each seed first reaches the return asked for, and the last returns as
-mean, standard deviation and interquartile mean with its 95 % bootstrap interval over seeds; draws the curves. Returns
-of PETS are those of training's episodes, those of SAC evaluations: the last ones by `trimtab eval`, ten episodes a
-seed. What is published is in `dm_control_returns.csv`: mean returns of SAC, DreamerV3 and TD-MPC2 after so many
-control steps, from the result files of the repository nicklashansen/tdmpc2.
+reads. Prints, for each task, at how many control steps each seed first reaches the return asked for, and the last
+returns as mean, standard deviation and interquartile mean with its 95 % bootstrap interval over seeds; draws the
+curves. Returns of PETS are those of training's episodes, those of SAC evaluations: the last ones by `trimtab eval`, ten
+episodes a seed. What is published is in `dm_control_returns.csv`: mean returns of SAC, DreamerV3 and TD-MPC2 after so
+many control steps, from the result files of the repository nicklashansen/tdmpc2.
 """
 
 import argparse
