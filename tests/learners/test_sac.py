@@ -176,41 +176,6 @@ def test_a_reward_that_is_not_finite_ends_training_and_is_placed(tmp_path, begin
     assert folder.saved("last") == outcome.saved
 
 
-def constant(end):
-    """The pendulum, for a reward of 1 in every control step."""
-    return dataclasses.replace(TASK, score=lambda y, u: 1.0 + 0.0 * y.pole, end=end)
-
-
-@pytest.mark.parametrize("n_step", [1, 2])
-def test_what_was_cut_off_would_have_gone_on_and_what_ended_not(n_step, begin):
-    """An episode is two decisions, each worth 2: as one that goes on for ever, and as all there is."""
-    settings = scheduled(
-        dataclasses.replace(
-            SMALL,
-            network=NetworkSettings(hidden=(16,)),
-            n_step=n_step,
-            untold=("pole_velocity",),  # where an episode is cut off, it must look as where another begins
-            discount=0.8,
-            learning_rate=3e-3,
-            averaging=0.05,
-            batch=64,
-            temperature=1e-6,
-            learned=False,
-        ),
-        piece=800,
-        ratio=4.0,
-        evaluate_every=10**9,
-    )
-    worth = []
-    for end in (None, lambda y: y.pole_velocity > -np.inf):
-        learner = begin(settings, environment(constant(end), period=0.04, duration=0.08))
-        learner.advance(unseen)
-        worth.append(learner.policy.value(learner.replay.all().y[-20:]))
-    np.testing.assert_allclose(worth[0], 2.0 / (1.0 - 0.8), rtol=0.1)
-    # A task that ends with every control step scores one of the two.
-    np.testing.assert_allclose(worth[1], 1.0, rtol=0.1)
-
-
 def corridor(cells=7):
     """Left or right, from the middle; the right end is worth 1, and the left end nothing."""
     here = np.arange(cells)
