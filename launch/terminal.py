@@ -52,12 +52,12 @@ def output(json: str | None) -> Iterator[Any]:
 @contextlib.contextmanager
 def getting_ready(console: Any, name: str) -> Iterator[None]:
     """Says that `name` is getting ready, while libraries keep to themselves what they find to warn of."""
-    logging.disable(logging.WARNING)  # MuJoCo's, of deprecated words in dm_control's models
+    from ..robots.suite import ignore_warnings
+
+    ignore_warnings()
+    logging.disable(logging.WARNING)
     try:
         with console.status(f"{name}: getting ready (native code is compiled once, and kept)"):
             yield
     finally:
         logging.disable(logging.NOTSET)
-    if "absl" in sys.modules:
-        # dm_control logs every warning of MuJoCo's: of candidates that diverge, and of the plant, which we report.
-        logging.getLogger("absl").setLevel(logging.ERROR)

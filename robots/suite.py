@@ -1,8 +1,10 @@
 """What the robots from dm_control's suite share: their shipped models and their start states."""
 
+import ctypes
 import functools
 import importlib
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,14 +18,27 @@ from .task import Parameter, Start
 
 def control_suite() -> Any:
     """The module `dm_control.suite`, imported without an OpenGL context (which fails where there is no display)."""
+    if (loaded := sys.modules.get("dm_control.suite")) is not None:
+        return loaded
     before = os.environ.get("MUJOCO_GL")
     if before is None:
         os.environ["MUJOCO_GL"] = "disable"
     try:
         return importlib.import_module("dm_control.suite")
     finally:
+        ignore_warnings()
         if before is None:
             del os.environ["MUJOCO_GL"]
+
+
+def ignore_warnings() -> None:
+    """Has MuJoCo's warnings go nowhere: of deprecated words in models, and of divergence, which plants tell themselves.
+
+    Else MuJoCo writes them to a file in the current folder, or dm_control, once it is loaded, logs them in Python: from
+    every thread in which a candidate diverges, and a Ctrl-C that comes meanwhile is lost.
+    """
+    # A function in C that minds neither its argument nor who holds the interpreter's lock.
+    mujoco.set_mju_user_warning(ctypes.pythonapi.Py_IsInitialized)
 
 
 def suite_module(domain: str) -> Any:
