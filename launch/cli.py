@@ -117,13 +117,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _verdict(error: Exception) -> tuple[str, int]:
     """What to say about an error, and the exit code."""
-    from ..robots.plugins import PluginError
-    from .outputs import OutputError
-
     if isinstance(error, ValueError):
         return str(error), WRONG
-    if isinstance(error, PluginError | OutputError):
-        return str(error), FAILED
+    with contextlib.suppress(ImportError):  # what does not load, as it may be just that which failed, raised nothing
+        from ..robots.plugins import PluginError
+        from .outputs import OutputError
+
+        if isinstance(error, PluginError | OutputError):
+            return str(error), FAILED
     return f"{type(error).__name__}: {error} (set TRIMTAB_TRACEBACK=1 to see where)", FAILED
 
 

@@ -400,3 +400,12 @@ def test_configuration_is_toml_with_every_setting(capsys, folder):
     assert told["planner"]["samples"] == 8
     assert told["planner"]["risk"] == "mean"
     assert told["duration"] == pytest.approx(0.1)
+
+
+def test_a_library_that_does_not_load_fails_the_run():
+    # In a program of its own, in which nothing of ours is loaded yet.
+    program = "import sys; sys.modules['mujoco'] = None; from trimtab.launch.cli import main; sys.exit(main(['list']))"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.returncode == 1
+    assert "mujoco" in ran.stderr
+    assert ran.stderr.count("\n") == 1
