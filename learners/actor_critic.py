@@ -43,6 +43,7 @@ from torch import Tensor
 from ..robots.plugins import UnknownName
 from .cuda_graph import Graph
 from .perceptrons import NetworkSettings, Perceptrons
+from .threads import in_threads
 
 Objective = Literal["minimum", "mean"]
 
@@ -137,7 +138,7 @@ class SquashedGaussian:
         low, high = LOG_STD
         squashed = torch.tanh(raw)
         half = 0.5 * (high - low)
-        return squashed.add(1.0).mul_(half).add_(low), squashed.square().neg_().add_(1.0).mul_(half)
+        return squashed.mul(half).add_(low + half), squashed.square().mul_(-half).add_(half)
 
     def __init__(self, outputs: Tensor, noise: Tensor) -> None:
         mean, raw = outputs.chunk(2, dim=-1)
@@ -145,14 +146,15 @@ class SquashedGaussian:
         self.moved = self.log_std.exp().mul_(noise)
         z = mean + self.moved
         self.action = torch.tanh(z)
-        # log(1 - tanh(z)^2) without cancellation
-        inner = (_LOG_2 - z - torch.nn.functional.softplus(-2.0 * z)).mul_(2.0)
-        self.log_probability = (noise.square().mul_(-0.5).sub_(self.log_std).sub_(inner).sub_(_HALF_LOG_2PI)).sum(-1)
+        # log(1 - tanh(z)^2) = 2 (log 2 - |z| - log(1 + exp(-2 |z|))), without cancellation
+        far = z.abs_()
+        own = far.mul(-2.0).exp_().log1p_().add_(far).mul_(2.0).sub_(self.log_std).addcmul_(noise, noise, value=-0.5)
+        self.log_probability = own.sum(-1).sub_(noise.shape[-1] * (2.0 * _LOG_2 + _HALF_LOG_2PI))
 
     def backward(self, by_action: Tensor, by_log_probability: float) -> Tensor:
         """The gradient by the network's outputs, of what has these by actions (n, na), and by each log-probability."""
         a, each = self.action, by_log_probability
-        by_z = by_action * (1.0 - a.square()) + (2.0 * each) * a
+        by_z = torch.addcmul(by_action, by_action, a.square(), value=-1.0).add_(a, alpha=2.0 * each)
         by_log_std = (by_z * self.moved).sub_(each).mul_(self._slope)
         return torch.cat([by_z, by_log_std], dim=-1)
 
@@ -190,10 +192,11 @@ class SoftActorCritic:
         read, given, answers = self._widths()
         self.actor = Perceptrons(1, observations, given, plain, rng, device, spare=1)
         self.actor.spare.fill_(math.log(settings.temperature))
+        self._actor_now = self.actor.beside()  # of what is seen before, `actor` of what is seen next
         self.critics = Perceptrons(settings.critics, read, answers, settings.network, rng, device)
         self.targets = self.critics.like()
         self._adam = {
-            name: _adam(network, settings.learning_rate)
+            name: _Adam(network, settings.learning_rate)
             for name, network in (("actor", self.actor), ("critics", self.critics))
         }
         self.generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**63)))
@@ -251,17 +254,19 @@ class SoftActorCritic:
         self, moves: bool, seen: Tensor, action: Tensor, reward: Tensor, seen_next: Tensor, discount: Tensor
     ) -> Tensor:
         """An update, of the policy too if that `moves`: error and value of the critics, entropy of the policy."""
-        rows, alpha = len(seen), self.actor.spare.exp()
+        alpha = self.actor.spare.exp()
         # The policy is the same for both until its own step.
-        outputs = self.actor.forward(torch.cat([seen, seen_next]) if moves else seen_next)[0]
-        target = self._soft_value(seen_next, outputs[-rows:], alpha).mul_(discount).add_(reward)
+        told = [(self.actor, seen_next), (self._actor_now, seen)] if moves else [(self.actor, seen_next)]
+        each = in_threads if self.actor.worth_threads(len(seen)) else map
+        after, *before = each(lambda one: one[0].forward(one[1])[0], told)
+        target = self._soft_value(seen_next, after, alpha).mul_(discount).add_(reward)
         critic, value = self._fit_critics(seen, action, target)
         self._adam["critics"].step()
         self.targets.flat.lerp_(self.critics.flat, self.settings.averaging)
         if not moves:
             return torch.stack([critic, value, torch.full_like(critic, math.nan)])
-        g, entropy = self._climb(seen, outputs[:rows], alpha)
-        self.actor.backward(g[None])
+        g, entropy = self._climb(seen, before[0], alpha)
+        self._actor_now.backward(g[None])
         # Dual descent in the logarithm of alpha: a step's length does not depend on alpha.
         by_log = entropy - self.target_entropy if self.settings.learned else torch.zeros_like(entropy)
         self.actor.grad[-1:].copy_(by_log)
@@ -276,12 +281,9 @@ class SoftActorCritic:
 
     def _fit_critics(self, seen: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The critics' gradient towards `target` (n,); their mean squared error, halved, and mean."""
-        q = self.critics.forward(torch.cat([seen, action], dim=-1), self._drops())
-        value = q.mean()
-        error = q.sub_(target[:, None])
-        loss = 0.5 * error.square().mean()
-        self.critics.backward(error.mul_(1.0 / len(seen)))
-        return loss, value
+        x, wanted, each = torch.cat([seen, action], dim=-1), target[:, None], 1.0 / len(seen)
+        q = self.critics.fit(x, lambda own: (own - wanted).mul_(each), self._drops())
+        return 0.5 * (q - wanted).square_().mean(), q.mean()
 
     def _climb(self, seen: Tensor, outputs: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient (n, 2 na) of alpha log pi - Q by the policy's outputs, and its entropy [nats]."""
@@ -289,10 +291,10 @@ class SoftActorCritic:
         q = self.critics.forward(torch.cat([seen, policy.action], dim=-1), self._drops())
         each = -1.0 / len(seen)
         if self.settings.objective == "mean":
-            by_q = torch.full_like(q, each / len(q))
+            by_action = self.critics.by_inputs(torch.full_like(q, each / len(q)), self.observations).sum(dim=0)
         else:
-            by_q = torch.zeros_like(q).scatter_(0, q.argmin(dim=0, keepdim=True), each)
-        by_action = self.critics.by_inputs(by_q, self.observations).sum(dim=0)
+            chosen = q[:, :, 0].argmin(dim=0)
+            by_action = self.critics.by_inputs_of(chosen, torch.full_like(q[0], each), self.observations)
         # Everything by log pi is alpha / n; alpha stays on the device.
         by_action.div_(alpha)
         g = policy.backward(by_action, 1.0 / len(seen)).mul_(alpha)
@@ -358,8 +360,7 @@ class SoftActorCritic:
         """Tensors that updates change, by name."""
         found = {"actor": self.actor.flat, "critics": self.critics.flat, "targets": self.targets.flat}
         for name, adam in self._adam.items():
-            (state,) = adam.state.values()
-            found |= {f"{name}_{part}": state[part] for part in ("exp_avg", "exp_avg_sq", "step")}
+            found |= {f"{name}_{part}": tensor for part, tensor in adam.state.items()}
         return found
 
 
@@ -380,12 +381,18 @@ class DiscreteSoftActorCritic(SoftActorCritic):
         return (log_pi.exp() * (values - alpha * log_pi)).sum(dim=-1)
 
     def _fit_critics(self, seen: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        q = self.critics.forward(seen, self._drops())
-        chosen = action.long().expand(len(q), *action.shape)
-        own = q.gather(2, chosen)
-        error = own - target[:, None]
-        self.critics.backward(torch.zeros_like(q).scatter_(2, chosen, error / len(seen)))
-        return 0.5 * error.square().mean(), own.mean()
+        chosen, wanted = action.long(), target[:, None]
+
+        def own(q: Tensor) -> tuple[Tensor, Tensor]:
+            which = chosen.expand(*q.shape[:-1], 1)
+            return which, q.gather(-1, which)
+
+        def slope(q: Tensor) -> Tensor:
+            which, found = own(q)
+            return torch.zeros_like(q).scatter_(-1, which, (found - wanted) / len(seen))
+
+        found = own(self.critics.fit(seen, slope, self._drops()))[1]
+        return 0.5 * (found - wanted).square().mean(), found.mean()
 
     def _climb(self, seen: Tensor, outputs: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
         q = self.critics.forward(seen, self._drops())
@@ -443,14 +450,37 @@ class Policy:
         return np.tanh(mean, dtype=float)
 
 
-def _adam(network: Perceptrons, learning_rate: float) -> torch.optim.Adam:
-    """Adam of one step for all weights, whose moments are there from the beginning."""
-    parameter = torch.nn.Parameter(network.flat, requires_grad=False)
-    parameter.grad = network.grad
-    adam = torch.optim.Adam([parameter], lr=learning_rate, fused=True)
-    adam.state[parameter] = {
-        "step": torch.zeros((), dtype=torch.float32, device=network.flat.device),
-        "exp_avg": torch.zeros_like(network.flat),
-        "exp_avg_sq": torch.zeros_like(network.flat),
-    }
-    return adam
+class _Adam:
+    """Adam (Kingma and Ba, 2015), one step for all weights of a network.
+
+    The operation is that of `torch.optim.Adam(..., fused=True)`, which spends longer on looking whether it applies than
+    on weights as few as these.
+    """
+
+    def __init__(self, network: Perceptrons, learning_rate: float) -> None:
+        self._network, self._rate = network, learning_rate
+        flat = network.flat
+        self.state = {
+            "exp_avg": torch.zeros_like(flat),
+            "exp_avg_sq": torch.zeros_like(flat),
+            "step": torch.zeros((), device=flat.device),
+        }
+
+    def step(self) -> None:
+        mean, square, step = self.state.values()
+        step.add_(1.0)
+        torch._fused_adam_(
+            [self._network.flat],
+            [self._network.grad],
+            [mean],
+            [square],
+            [],
+            [step],
+            lr=self._rate,
+            beta1=0.9,
+            beta2=0.999,
+            weight_decay=0.0,
+            eps=1e-8,
+            amsgrad=False,
+            maximize=False,
+        )

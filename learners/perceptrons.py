@@ -2,7 +2,8 @@
 
 E members of one shape, as in `networks.py`, but made for many small updates: an optimiser's step, and the average that
 target networks keep, are one operation on the flat vector, results go to buffers that are kept, and a gradient is
-computed only where somebody asks for it. Of a layer h -> f(z), z = b + h W, with g the gradient with respect to z,
+computed only where somebody asks for it. On a CPU members are computed one by one, large ones by threads of our own; on
+a GPU they are one batch. Of a layer h -> f(z), z = b + h W, with g the gradient with respect to z,
 
     dW = h' g,    db = 1' g,    dh = g W'
 
@@ -15,16 +16,22 @@ Hinton, 2016): with x the normalised, s the scale of a row and w the weights of 
 import copy
 import itertools
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .threads import in_threads
+
 _ALIGNED = 16
 """Numbers between whose multiples arrays begin: what products compute depends on where their operands lie."""
 
 _EPS = 1e-5
+
+_WORTH = 10**7
+"""Multiplications of a member's forward pass from which on threads gain more than they cost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +56,6 @@ class NetworkSettings:
             raise ValueError(f"hidden is {list(self.hidden)}; it must be at least one layer of at least 1 unit")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
-
-
-@dataclass
-class _Pass:
-    """What a forward pass leaves for the way back: of each layer its input and what became of it."""
-
-    inputs: list[Tensor] = field(default_factory=list)
-    masks: list[Tensor] = field(default_factory=list)
-    normalised: list[Tensor] = field(default_factory=list)
-    scales: list[Tensor] = field(default_factory=list)
 
 
 class Perceptrons:
@@ -115,19 +112,29 @@ class Perceptrons:
         self.flat = torch.as_tensor(values).to(device)
         self.grad = torch.zeros_like(self.flat)
         self.spare = self.flat[end:]
-        self._layers = self._view(self.flat)
-        self._by_layers = self._view(self.grad)
-        self._buffers: dict[tuple[str, int, int], Tensor] = {}
-        self._kept = _Pass()
+        self._divide()
 
     def like(self) -> "Perceptrons":
         """Others with the same weights."""
         other = copy.copy(self)
         other.flat, other.grad = self.flat.clone(), torch.zeros_like(self.grad)
         other.spare = other.flat[len(other.flat) - len(self.spare) :]
-        other._layers, other._by_layers = other._view(other.flat), other._view(other.grad)
-        other._buffers, other._kept = {}, _Pass()
+        other._divide()
         return other
+
+    def beside(self) -> "Perceptrons":
+        """The same weights and gradient, with another forward pass that is kept."""
+        other = copy.copy(self)
+        other._divide()
+        return other
+
+    def _divide(self) -> None:
+        """Lays out the parts: on a CPU each member is one, elsewhere they are computed as one batch."""
+        self._layers, self._by_layers = self._view(self.flat), self._view(self.grad)
+        each = self.flat.device.type == "cpu"
+        shares = [*range(self.members)] if each else [slice(None)]
+        self._parts = [_Part(self.settings, self._layers, self._by_layers, share) for share in shares]
+        self._outputs: dict[int, Tensor] = {}
 
     def layers(self) -> list[list[Tensor]]:
         """Views of each layer's weight (E, in, out) and bias (E, 1, out); where normalised, its scale and shift too."""
@@ -140,82 +147,85 @@ class Perceptrons:
             x: inputs.
             generator: draws what is dropped out; None drops nothing.
         """
-        rows, kept, h = len(x), _Pass(), x.expand(self.members, *x.shape)
-        for k, (weight, bias, *norm) in enumerate(self._layers):
-            kept.inputs.append(h)
-            z = self._buffer("z", k, rows, weight.shape[2])
-            if weight.shape[2] == 1:  # a product of matrices takes ten times as long for this
-                for e in range(self.members):
-                    torch.mv(h[e], weight[e, :, 0], out=z[e, :, 0])
-                h = z.add_(bias)
-                continue
-            h = torch.baddbmm(bias, h, weight, out=z)
-            if k == self._depth - 1:
-                continue
-            if self.settings.dropout and generator is not None:
-                mask = self._buffer("mask", k, rows, weight.shape[2])
-                mask.bernoulli_(1.0 - self.settings.dropout, generator=generator)
-                h.mul_(mask.div_(1.0 - self.settings.dropout))
-                kept.masks.append(mask)
-            if norm:
-                torch.mean(h, dim=2, keepdim=True, out=(mean := self._buffer("mean", k, rows, 1)))
-                h.sub_(mean)
-                scale = h.square().mean(dim=2, keepdim=True).add_(_EPS).rsqrt_()
-                kept.scales.append(scale)
-                kept.normalised.append(h.mul_(scale))
-                h = torch.addcmul(norm[1], h, norm[0], out=self._buffer("norm", k, rows, weight.shape[2]))
-            h.relu_()
-        self._kept = kept
-        return h
+        outputs = self._begin(x, generator)
+        self._each(_Part.forward, len(x))
+        return outputs
+
+    def fit(self, x: Tensor, slope: Callable[[Tensor], Tensor], generator: torch.Generator | None = None) -> Tensor:
+        """`forward` and `backward` in one.
+
+        Args:
+            x: inputs (n, inputs).
+            slope: from outputs, (E, n, outputs) or one member's (n, outputs), to the gradient with respect to them; it
+                may be called in several threads.
+            generator: draws what is dropped out; None drops nothing.
+        """
+        outputs = self._begin(x, generator)
+
+        def work(part: "_Part") -> None:
+            part.forward()
+            part.back(slope(outputs[part.share]), weights=True)
+
+        self._each(work, len(x))
+        return outputs
+
+    def _begin(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Takes inputs and draws what is dropped out; where outputs (E, n, outputs) will be."""
+        outputs = self._outputs.get(len(x))
+        if outputs is None:
+            outputs = self._outputs[len(x)] = self.flat.new_empty(self.members, len(x), self.outputs)
+        for part in self._parts:
+            part.begin(x, outputs, generator)
+        return outputs
 
     def backward(self, g: Tensor) -> None:
-        """Leaves in `grad` the gradient of what has the gradient `g` (E, m, outputs) with respect to the outputs.
+        """Leaves in `grad` the gradient of what has the gradient `g` (E, n, outputs) with respect to the outputs.
 
-        Those are of the first m rows of the last `forward`; the others do not count. `g` is used up.
+        Those are of the last `forward`. `g` is used up.
         """
-        self._back(g, weights=True)
+        self._each(lambda part: part.back(g[part.share], weights=True), g.shape[1])
 
     def by_inputs(self, g: Tensor, first: int = 0) -> Tensor:
-        """The gradient (E, m, inputs - first) with respect to inputs from number `first` on; see `backward`."""
-        return torch.bmm(self._back(g, weights=False), self._layers[0][0][:, first:].transpose(1, 2))
+        """The gradient (E, n, inputs - first) with respect to inputs from number `first` on; see `backward`."""
+        found = g.new_empty(self.members, g.shape[1], self.inputs - first)
 
-    def _back(self, g: Tensor, *, weights: bool) -> Tensor:
-        """The gradient with respect to the first layer's z, on the way those with respect to `weights`."""
-        kept, rows = self._kept, g.shape[1]
-        for k in reversed(range(self._depth)):
-            weight, by = self._layers[k][0], self._by_layers[k]
-            h = kept.inputs[k][:, :rows]
-            narrow = weight.shape[2] == 1
-            if k < self._depth - 1:
-                g = self._through_hidden(g, k, rows, weights)
-            if weights:
-                if narrow:
-                    for e in range(self.members):
-                        torch.mv(h[e].t(), g[e, :, 0], out=by[0][e, :, 0])
-                else:
-                    torch.bmm(h.transpose(1, 2), g, out=by[0])
-                torch.sum(g, dim=1, keepdim=True, out=by[1])
-            if k:
-                out = self._buffer("g", k, rows, weight.shape[1])
-                g = (torch.mul if narrow else torch.bmm)(g, weight.transpose(1, 2), out=out)
-        return g
+        def work(part: "_Part") -> None:
+            by_z = part.back(g[part.share], weights=False)
+            part.product(by_z, part.weights[0].mT[..., first:], out=found[part.share])
 
-    def _through_hidden(self, g: Tensor, k: int, rows: int, weights: bool) -> Tensor:
-        """From the gradient with respect to a hidden layer's output to that with respect to z, in its place."""
-        kept = self._kept
-        after = kept.inputs[k + 1][:, :rows]
-        torch.ops.aten.threshold_backward.grad_input(g, after, 0, grad_input=g)
-        if self.settings.layer_norm:
-            x, scale = kept.normalised[k][:, :rows], kept.scales[k][:, :rows]
-            if weights:
-                torch.sum(g, dim=1, keepdim=True, out=self._by_layers[k][3])
-                torch.sum(g * x, dim=1, keepdim=True, out=self._by_layers[k][2])
-            g.mul_(self._layers[k][2])
-            along = (g * x).mean(dim=2, keepdim=True)
-            g.sub_(g.mean(dim=2, keepdim=True)).addcmul_(x, along, value=-1.0).mul_(scale)
-        if kept.masks:
-            g.mul_(kept.masks[k][:, :rows])
-        return g
+        self._each(work, g.shape[1])
+        return found
+
+    def by_inputs_of(self, chosen: Tensor, g: Tensor, first: int = 0) -> Tensor:
+        """The same (n, inputs - first) for one member in each row, `chosen` (n,), with `g` (n, outputs) of its outputs.
+
+        On a CPU each row costs what one member does, on a GPU what all of them do.
+        """
+        if self.flat.device.type != "cpu":
+            only = torch.zeros(self.members, *g.shape, device=g.device)
+            only.scatter_(0, chosen[None, :, None].expand(1, *g.shape), g[None])
+            return self.by_inputs(only, first).sum(dim=0)
+        found = g.new_empty(len(g), self.inputs - first)
+
+        def work(part: "_Part") -> None:
+            rows = torch.eq(chosen, self._parts.index(part)).nonzero()[:, 0]
+            by_z = part.back(g.index_select(0, rows), weights=False, rows=rows)
+            found.index_copy_(0, rows, part.product(by_z, part.weights[0].mT[:, first:]))
+
+        self._each(work, len(g))
+        return found
+
+    def worth_threads(self, rows: int) -> bool:
+        """Whether passes of so many rows gain more by going on beside each other than threads cost."""
+        return self.flat.device.type == "cpu" and rows * len(self.flat) > _WORTH * self.members
+
+    def _each(self, work: Callable[["_Part"], object], rows: int) -> None:
+        """Does the work of each part, in threads if it is worth it; they compute the same."""
+        if len(self._parts) > 1 and self.worth_threads(rows):
+            in_threads(work, self._parts)
+        else:
+            for part in self._parts:
+                work(part)
 
     def _view(self, flat: Tensor) -> list[list[Tensor]]:
         """Each layer's part of a flat vector."""
@@ -223,10 +233,118 @@ class Perceptrons:
         each = 4 if self.settings.layer_norm else 2
         return [parts[k * each : min((k + 1) * each, len(parts))] for k in range(self._depth)]
 
-    def _buffer(self, name: str, k: int, rows: int, width: int) -> Tensor:
-        """Room (E, rows, width) that is kept for this purpose."""
-        size = self.members * rows * width
-        kept = self._buffers.get((name, k, rows))
-        if kept is None:
-            kept = self._buffers[name, k, rows] = self.flat.new_empty(size)
-        return kept.view(self.members, rows, width)
+
+class _Room:
+    """What one pass of a part leaves: arrays for so many rows, kept."""
+
+    def __init__(self, weights: list[Tensor], rows: int, normalised: bool, dropout: bool) -> None:
+        def new(width: int) -> Tensor:
+            return weights[0].new_empty(*weights[0].shape[:-2], rows, width)
+
+        hidden = [weight.shape[-1] for weight in weights[:-1]]
+        self.h, self.g = [new(width) for width in hidden], [new(width) for width in hidden]
+        self.masks = [new(width) for width in hidden] if dropout else []
+        self.normalised = [new(width) for width in hidden] if normalised else []
+        self.scales = [new(1) for _ in hidden] if normalised else []
+
+
+class _Part:
+    """One member, whose arrays then lack the members' axis, or all as one batch.
+
+    Args:
+        settings: of the hidden layers.
+        layers, by_layers: of all members, their weights and where gradients go.
+        share: which member, or all.
+
+    Attributes:
+        weights: of each layer (..., in, out).
+        product: of matrices.
+    """
+
+    def __init__(
+        self, settings: NetworkSettings, layers: list[list[Tensor]], by_layers: list[list[Tensor]], share: int | slice
+    ) -> None:
+        self.settings, self.share = settings, share
+        self._layers = [[tensor[share] for tensor in layer] for layer in layers]
+        self._by_layers = [[tensor[share] for tensor in layer] for layer in by_layers]
+        self.weights = [layer[0] for layer in self._layers]
+        single = isinstance(share, int)
+        self.product = torch.mm if single else torch.bmm
+        self._affine = torch.addmm if single else torch.baddbmm
+        # On a CPU a product of matrices takes ten times as long for one column.
+        self._narrow = single and self.weights[-1].shape[-1] == 1
+        self._rooms: dict[int, _Room] = {}
+
+    def begin(self, x: Tensor, outputs: Tensor, generator: torch.Generator | None) -> None:
+        """Takes inputs (n, inputs) and draws what is dropped out; results will go to `outputs` of all members."""
+        s, rows = self.settings, len(x)
+        self._dropping = bool(s.dropout) and generator is not None
+        room = self._rooms.get(rows)
+        if room is None:
+            room = self._rooms[rows] = _Room(self.weights, rows, s.layer_norm, bool(s.dropout))
+        if self._dropping:
+            for mask in room.masks:
+                mask.bernoulli_(1.0 - s.dropout, generator=generator).div_(1.0 - s.dropout)
+        self._room, self._outputs = room, outputs[self.share]
+        self._x = x.expand(*self._outputs.shape[:-1], x.shape[-1])
+
+    def forward(self) -> None:
+        """Computes the outputs."""
+        room, h = self._room, self._x
+        for k, z in enumerate(room.h):
+            weight, bias, *norm = self._layers[k]
+            self._affine(bias, h, weight, out=z)
+            if self._dropping:
+                z.mul_(room.masks[k])
+            if norm:
+                x, scale = room.normalised[k], room.scales[k]
+                torch.sub(z, z.mean(dim=-1, keepdim=True), out=x)
+                torch.mean(x.square(), dim=-1, keepdim=True, out=scale)
+                x.mul_(scale.add_(_EPS).rsqrt_())
+                torch.addcmul(norm[1], x, norm[0], out=z)
+            h = z.relu_()
+        weight, bias = self._layers[-1]
+        if self._narrow:
+            torch.addmv(bias[0], h, weight[:, 0], out=self._outputs[:, 0])
+        else:
+            self._affine(bias, h, weight, out=self._outputs)
+
+    def back(self, g: Tensor, *, weights: bool, rows: Tensor | None = None) -> Tensor:
+        """The gradient with respect to the first layer's z, on the way those with respect to `weights`.
+
+        Args:
+            g: gradient with respect to the outputs (..., n, outputs); if there are `rows`, to the outputs of these.
+            weights: whether these are asked for.
+            rows: of one member's last pass; without, all.
+        """
+        room, last = self._room, len(self.weights) - 1
+
+        def of(kept: Tensor) -> Tensor:
+            return kept if rows is None else kept.index_select(0, rows)
+
+        for k in range(last, -1, -1):
+            weight, by = self.weights[k], self._by_layers[k]
+            narrow = self._narrow and k == last
+            if k < last:
+                torch.ops.aten.threshold_backward.grad_input(g, of(room.h[k]), 0, grad_input=g)
+                if self.settings.layer_norm:
+                    x = of(room.normalised[k])
+                    if weights:
+                        torch.sum(g, dim=-2, keepdim=True, out=by[3])
+                        torch.sum(g * x, dim=-2, keepdim=True, out=by[2])
+                    g.mul_(self._layers[k][2])
+                    along = (g * x).mean(dim=-1, keepdim=True)
+                    g.sub_(g.mean(dim=-1, keepdim=True)).addcmul_(x, along, value=-1.0).mul_(of(room.scales[k]))
+                if self._dropping:
+                    g.mul_(of(room.masks[k]))
+            if weights:
+                h = room.h[k - 1] if k else self._x
+                if narrow:
+                    torch.mv(h.t(), g[:, 0], out=by[0][:, 0])
+                else:
+                    self.product(h.mT, g, out=by[0])
+                torch.sum(g, dim=-2, keepdim=True, out=by[1])
+            if k:
+                out = room.g[k - 1] if rows is None else room.g[k - 1][: len(rows)]
+                g = (torch.mul if narrow else self.product)(g, weight.mT, out=out)
+        return g

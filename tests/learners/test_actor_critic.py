@@ -70,8 +70,7 @@ def by_autograd(sac, seen, action, reward, seen_next, discount):
     optimizers = []
     for parameter, (old, name) in ((actor, (sac.actor, "actor")), (critics, (sac.critics, "critics"))):
         optimizers.append(torch.optim.Adam([parameter], lr=s.learning_rate))
-        (state,) = sac._adam[name].state.values()
-        optimizers[-1].state[parameter] = copy.deepcopy(dict(state))
+        optimizers[-1].state[parameter] = copy.deepcopy(sac._adam[name].state)
         assert old.flat.shape == parameter.shape
 
     def value(values, dim=0):

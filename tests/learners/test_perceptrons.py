@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from trimtab.learners import perceptrons
 from trimtab.learners.perceptrons import NetworkSettings, Perceptrons
 
 
@@ -42,7 +43,7 @@ def test_gradients_are_those_of_autograd(outputs, layer_norm, dropout):
     x = torch.randn(7, 4, generator=generator)
     g = torch.randn(3, 7, outputs, generator=generator)
     found = own.forward(x, generator if dropout else None).clone()
-    masks = [mask.clone() for mask in own._kept.masks]
+    masks = [torch.stack(of_layer) for of_layer in zip(*(part._room.masks for part in own._parts))]
     assert len(masks) == (2 if dropout else 0)
     expected, by_weights, by_x = by_autograd(own, x, g, masks)
     assert near(found, expected)
@@ -53,15 +54,54 @@ def test_gradients_are_those_of_autograd(outputs, layer_norm, dropout):
     assert near(own.by_inputs(g.clone(), 3).sum(dim=0), by_x[:, 3:], 3e-6)  # members cancel each other
 
 
-def test_the_way_back_may_be_of_the_first_rows_alone():
-    own = network(NetworkSettings(hidden=(8, 8), layer_norm=True))
-    x, g = torch.randn(6, 4), torch.randn(3, 2, 2)
-    own.forward(x[:2])
-    own.backward(g.clone())
-    alone = own.grad.clone()
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_the_way_back_through_one_member_for_each_row(outputs, layer_norm):
+    own = network(NetworkSettings(hidden=(8, 8), layer_norm=layer_norm, dropout=0.3), outputs=outputs)
+    own.forward(torch.randn(9, 4), torch.Generator().manual_seed(0))
+    g, chosen = torch.randn(9, outputs), torch.tensor([0, 2, 2, 0, 0, 2, 0, 2, 2])  # one is chosen nowhere
+    whole = torch.zeros(3, 9, outputs)
+    whole[chosen, torch.arange(9)] = g
+    expected = own.by_inputs(whole, 1).sum(dim=0)
+    torch.testing.assert_close(own.by_inputs_of(chosen, g, 1), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_threads_compute_the_same(monkeypatch):
+    found = []
+    for threads in (True, False):
+        monkeypatch.setattr(perceptrons, "_WORTH", 0 if threads else 10**12)
+        own = network(NetworkSettings(hidden=(64, 64), dropout=0.2), members=4)
+        generator = torch.Generator().manual_seed(0)
+        x, g = torch.randn(50, 4, generator=generator), torch.randn(4, 50, 2, generator=generator)
+        values = own.forward(x, generator).clone()
+        own.backward(g.clone())
+        found.append((values, own.grad, own.by_inputs(g), own.by_inputs_of(torch.arange(50) % 4, g[0])))
+    assert all(torch.equal(one, other) for one, other in zip(*found))
+
+
+def test_fitting_is_both_ways_in_one():
+    own, x, wanted = network(NetworkSettings(hidden=(8,), dropout=0.2)), torch.randn(5, 4), torch.randn(5, 2)
+    found = own.forward(x, torch.Generator().manual_seed(0)).clone()
+    own.backward(found - wanted)
+    expected = own.grad.clone()
+    own.grad.zero_()
+    assert torch.equal(own.fit(x, lambda values: values - wanted, torch.Generator().manual_seed(0)), found)
+    assert torch.equal(own.grad, expected)
+
+
+def test_passes_beside_each_other_do_not_disturb():
+    own = network(NetworkSettings(hidden=(8,)))
+    other, (x, z) = own.beside(), torch.randn(2, 5, 4)
+    g = torch.randn(3, 5, 2)
     own.forward(x)
     own.backward(g.clone())
-    torch.testing.assert_close(own.grad, alone, rtol=1e-5, atol=1e-6)
+    expected = own.grad.clone()
+    own.forward(x)
+    other.forward(z)
+    own.backward(g.clone())
+    assert torch.equal(own.grad, expected)
+    other.backward(g.clone())
+    assert not torch.equal(own.grad, expected)  # the same place
 
 
 def test_what_is_dropped_out_is_made_up_for():
