@@ -150,7 +150,7 @@ class MCTS:
     discount: float = 1.0
     leaf: Literal["auto", "rollout", "value", "both"] = "auto"
     mix: float = 0.5
-    policy: str = "plan"
+    policy: Literal["plan", "rest", "hold", "random"] | str = "plan"
     rollouts: int = 1
     default: Callable[[np.ndarray], np.ndarray] | None = None
     value: str | Callable[[np.ndarray], np.ndarray] = ""

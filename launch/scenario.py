@@ -45,6 +45,7 @@ from ..robots.plugins import UnknownName
 from ..robots.task import Task
 from .settings import (
     ScenarioError,
+    choices,
     coerce,
     construct,
     hints,
@@ -294,10 +295,10 @@ def resolve(
     settings = rescaled(settings, own_period, period)
     over = dict(_table(own.get("planner", {}), f"{place}.planner"))
     if (changed := coerce(over.pop("name", name), str, f"{place}.planner.name")) != name:
-        name, kind, settings = changed, *_handed_over(changed, settings)
+        name, kind, settings = changed, *_handed_over(changed, kind, settings)
     settings |= rescaled(read(kind, over, f"{place}.planner", learner_period), learner_period, period)
     if planner is not None and planner != name:
-        name, kind, settings = planner, *_handed_over(planner, settings)
+        name, kind, settings = planner, *_handed_over(planner, kind, settings)
     where = origin if name == scenario.planner and not overrides else f"planner {name}"
     settings |= read(kind, overrides or {}, "--planner", period, text=True)
 
@@ -322,11 +323,19 @@ def resolve(
     )
 
 
-def _handed_over(planner: str, settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The planner's class, and those of `settings`, made for another, that it has too."""
+def _handed_over(planner: str, before: Any, settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The planner's class, and those of `settings`, made for the class `before`, that it has too.
+
+    A choice that `before` offers by name, such as a default policy, is none of it unless it offers that as well.
+    """
     kind = plugins.find("planners", planner)
-    known = hints(kind)
-    return kind, {key: value for key, value in settings.items() if key in known}
+    theirs, known = hints(before), hints(kind)
+
+    def same(key: str, value: Any) -> bool:
+        named = isinstance(value, str) and value in choices(theirs[key])
+        return key in known and (not named or value in choices(known[key]))
+
+    return kind, {key: value for key, value in settings.items() if same(key, value)}
 
 
 def _trained(dynamics: str) -> Trained | None:

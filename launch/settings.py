@@ -157,6 +157,13 @@ def hints(kind: Any) -> dict[str, Any]:
     return {f.name: known[f.name] for f in dataclasses.fields(kind) if f.init}
 
 
+def choices(hint: Any) -> tuple[Any, ...]:
+    """The values that the type `hint` names one by one."""
+    return tuple(
+        value for option in _options(hint) if typing.get_origin(option) is Literal for value in option.__args__
+    )
+
+
 def whole_steps(time: float, dt: float, where: str) -> int:
     """How many control steps of `dt` [s] make up `time` [s].
 

@@ -11,6 +11,7 @@ from trimtab import robots, sim
 from trimtab.controllers import MPC
 from trimtab.controllers.cem import CEM
 from trimtab.launch.cli import main
+from trimtab.launch.scenario import find, resolve
 from trimtab.robots import plugins
 from trimtab.sim import State
 
@@ -91,6 +92,17 @@ def test_the_kept_configuration_names_them(planner, capsys):
 def test_under_the_wall_clock(capsys):
     asked = ["run", "cartpole-swingup", "--duration", "0.1", "--clock", "wall", *small("cem"), "--record", "off"]
     assert result_of(capsys, *asked, *GIVEN)["clock"] == "wall"
+
+
+def test_what_a_tree_searchs_policy_is_called_is_no_folder():
+    scenario = find("maze-holes")
+    assert scenario.settings["policy"] == "random"
+    assert resolve(scenario, planner="cem").planner.policy == ""
+    learned = dataclasses.replace(scenario, settings={**scenario.settings, "policy": "learned", "value": "learned"})
+    assert resolve(learned, planner="cem").planner.guides == {"value": "learned", "policy": "learned"}
+    again = dataclasses.replace(find("cartpole-swingup"), settings={"value": "learned", "execute": "mean"})
+    there = resolve(again, planner="mcts").planner
+    assert (there.value, there.policy, there.execute) == ("learned", "plan", "visits")
 
 
 @pytest.mark.parametrize("planner", ["ilqr", "lqr", "nmpc"])
