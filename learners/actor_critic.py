@@ -82,7 +82,7 @@ class ActorCriticSettings:
     objective: Objective = "minimum"
     discount: float = 0.99
     averaging: float = 0.005
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     batch: int = 256
     temperature: float = 0.1
     learned: bool = True
