@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -113,6 +114,10 @@ def _train(
         learner=options.learner,
         learner_overrides=settings,
     )
+    if setup.period > setup.duration:
+        raise Wrong(
+            f"period is {setup.period:g} s: no decision ends within an episode, which lasts {setup.duration:g} s"
+        )
     folder = _held(options)
     if folder is not None:
         _check_same(folder, setup, options.seed)
@@ -172,7 +177,7 @@ def _trained(learner: Any, folder: Any, steps: int, console: Any, file: str | No
     if outcome.status != "done":
         reason = outcome.reason if outcome.status == "interrupted" else f"training failed: {outcome.reason}"
         kept = f"checkpoint at {saved.steps} of {steps} steps" if saved.pieces else "before the first checkpoint"
-        said.append(f"{reason} ({kept}; --resume --out {folder.path} goes on)")
+        said.append(f"{reason} ({kept}; {_going_on(folder)} goes on)")
     writes: list[Callable[[], object]] = [lambda: curve.draw(folder, title)]
     if file not in (None, "-"):
         writes.append(lambda: outputs.write_text(Path(str(file)), json.dumps(result, indent=2) + "\n"))
@@ -284,8 +289,14 @@ def _check_same(folder: Any, setup: Any, seed: int | None) -> None:
         told = ", ".join(f"{name} (was {saved.get(name)!r}, now {now.get(name)!r})" for name in other)
         raise Wrong(
             f"a run goes on with the settings that it was begun with, which are in {folder.configuration}; "
-            f"these differ: {told}"
+            f"these differ: {told}; {_going_on(folder)} takes them from there"
         )
+
+
+def _going_on(folder: Any) -> str:
+    """The command that goes on with the run in `folder`, whatever settings it was begun with."""
+    parts = [str(folder.configuration), "--learner", folder.about.learner, "--resume", "--out", str(folder.path)]
+    return f"trimtab train {shlex.join(parts)}"
 
 
 def _tell_versions(folder: Any, console: Any) -> None:

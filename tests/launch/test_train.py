@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -36,6 +37,7 @@ candidates = 4
 spread = 20.0
 """
 TRAIN = ["train", "balance.toml", "--learner", "toy"]
+GOING_ON = "train kept/scenario.toml --learner toy --resume --out kept"
 PIECE = 80
 KEYS = ["scenario", "task", "learner", "seed", "steps", "pieces", "return_last", "return_best", "folder", "status"]
 KEYS += ["wall_s", "metrics"]
@@ -162,7 +164,7 @@ def test_wrong_resumes(capsys, folder):
         (
             ["--resume", "--out", "kept", "--learner.spread", "3", "--planner.samples", "9", "--simulator", "casadi"],
             "these differ: learner.toy.spread (was 20.0, now 3.0), planner.samples (was 64, now 9), "
-            "simulator (was 'mujoco', now 'casadi')",
+            f"simulator (was 'mujoco', now 'casadi'); trimtab {GOING_ON} takes them",
         ),
     ]
     for arguments, said in cases:
@@ -236,12 +238,21 @@ def test_a_learner_that_refuses_the_task_leaves_nothing(capsys, monkeypatch, fol
     assert [path.name for path in folder.iterdir()] == ["balance.toml"]
 
 
+def test_decisions_longer_than_an_episode(capsys, folder):
+    (folder / "long.toml").write_text(SCENARIO + 'period = "300ms"\n')
+    assert main(["train", "long.toml", "--learner", "toy"]) == 2
+    assert "period is 0.3 s: no decision ends within an episode, which lasts 0.2 s" in one_line(capsys)
+    assert not (folder / "runs").exists()
+
+
 def test_training_that_can_not_go_on(capsys, folder):
     assert main([*TRAIN, "--learner.fails_at", "3", "--out", "kept", "--json", "r.json"]) == 1
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "training failed: the robot ran away (checkpoint at " in err
-    assert "of 20000 steps; --resume --out kept goes on)" in err
+    found = re.search(r"of 20000 steps; trimtab (train .*) goes on\)", err)
+    assert found
+    assert main([*found[1].split(), "--steps", "1"]) == 0  # all as it was begun, the learner's setting too
     result = json.loads((folder / "r.json").read_text())
     assert result["status"] == "failed"
     assert result["steps"] == RunFolder("kept").saved().steps > 0
@@ -256,7 +267,7 @@ def test_a_bug_in_a_learner(capsys, monkeypatch):
     assert main([*TRAIN, "--out", "kept"]) == 1
     err = capsys.readouterr().err
     reason = "training failed: ZeroDivisionError: a bug"
-    assert err == f"trimtab: {reason} (before the first checkpoint; --resume --out kept goes on)\n"
+    assert err == f"trimtab: {reason} (before the first checkpoint; trimtab {GOING_ON} goes on)\n"
     monkeypatch.setenv("TRIMTAB_TRACEBACK", "1")
     assert main([*TRAIN, "--out", "other"]) == 1
     assert "Traceback" in capsys.readouterr().err
