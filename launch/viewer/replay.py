@@ -1,6 +1,7 @@
 """`trimtab view`: a recording in rerun's viewer."""
 
 import contextlib
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,11 @@ def find(place: str) -> Path:
         wished = path / DRAWING
         candidates = [wished, partial(wished), *sorted(path.glob("*.rrd"))]
         found = next((candidate for candidate in candidates if candidate.is_file()), None)
+        if found is None and (path / "run.json").is_file():
+            raise windows.ViewError(
+                f"{place!r} is a training run, which holds no recording ({DRAWING}); to see what it has learned: "
+                f"trimtab run {shlex.join([str(path / 'scenario.toml'), '--controller', str(path)])} --view"
+            )
         if found is None:
             within = sorted(str(other.parent) for other in path.glob(f"*/{DRAWING}"))
             near = f"; the newest one within is {within[-1]!r}" if within else ""

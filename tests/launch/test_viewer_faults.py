@@ -243,7 +243,7 @@ def test_replay_finds_recordings(tmp_path, monkeypatch, capsys):
     Path("not.rrd").write_text("nothing of the kind")
     for wrong, why in (
         (["view", "empty"], "holds no recording"),
-        (["view", "trained"], "'trained' holds no recording (run.rrd)"),
+        (["view", "trained"], "trimtab run trained/scenario.toml --controller trained --view"),
         (["view", "gone.rrd"], "there is no 'gone.rrd'"),
         (["view", "not.rrd"], "no recording that rerun can read"),
         (["view"], "takes a recording"),
