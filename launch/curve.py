@@ -119,6 +119,7 @@ def figure(rows: list[dict[str, float]], title: str) -> Any:
             panel.axhline(IDEAL[metric], color=_PALE, linestyle="--", linewidth=1.0)
         panel.set_title(metric.partition("/")[2].replace("_", " "), fontsize=9, loc="left")
         panel.tick_params(labelsize=8)
+        panel.locator_params(axis="x", nbins=4)
         _plain(panel)
     return shape
 
