@@ -84,7 +84,10 @@ def main() -> None:
         folders = [args.out / f"{learner}-{task}-{seed}" for seed in args.seeds or range(5 if learner == "pets" else 3)]
         for folder in folders if not args.read else ():
             train(learner, task, folder, args.steps or STEPS.get(learner, {}).get(task, USUAL))
-        found[task] = gathered(learner, [folder for folder in folders if folder.exists()])
+        there = [folder for folder in folders if any(map(scored, logs.read(folder / "metrics.csv")))]
+        if not there:
+            parser.error(f"{args.out} holds nothing of {task} yet: nothing that --read could show")
+        found[task] = gathered(learner, there)
     report(learner, found)
     picture = args.picture or args.out / f"{learner}.png"
     draw(learner, found, picture)
@@ -97,7 +100,7 @@ def train(learner: str, task: str, folder: Path, steps: int) -> None:
     if not rows or rows[-1]["steps"] < steps:
         seed = folder.name.rpartition("-")[2]
         command = [*trimtab, "train", task, "--learner", learner, "--seed", seed, "--steps", str(steps)]
-        subprocess.run([*command, "--out", str(folder), *(["--resume"] if rows else [])], check=True)
+        subprocess.run([*command, "--out", str(folder), *(["--resume"] if folder.exists() else [])], check=True)
     if learner != "pets" and last_evaluation(folder) is None:
         subprocess.run([*trimtab, "eval", str(folder), "--episodes", "10"], check=True)
 
@@ -111,12 +114,17 @@ def last_evaluation(folder: Path) -> float | None:
     return result["mean"] if result["steps"] == logs.read(folder / "metrics.csv")[-1]["steps"] else None
 
 
+def scored(row: dict[str, float]) -> bool:
+    """Whether a row of metrics tells of an episode that ended."""
+    return math.isfinite(row["return"])
+
+
 def gathered(learner: str, folders: list[Path]) -> Runs:
     """What the runs in `folders` came to."""
     curves, last, minutes = [], [], 0.0
     for folder in folders:
         rows = logs.read(folder / "metrics.csv")
-        shown = [row for row in rows if math.isfinite(row["return"])]
+        shown = list(filter(scored, rows))
         curves.append(np.array([[row[name] for row in shown] for name in ("steps", "return")]))
         mean = None if learner == "pets" else last_evaluation(folder)
         last.append(curves[-1][1, -1] if mean is None else mean)
@@ -152,7 +160,7 @@ def report(learner: str, found: dict[str, Runs]) -> None:
             f"{last.mean:.0f}",
             f"{last.std:.0f}",
             f"{last.iqm:.0f}",
-            f"{last.low:.0f} to {last.high:.0f}",
+            f"{last.low:.0f} to {last.high:.0f}" if len(runs.last) > 1 else "-",
             near[0] if near else "-",
             f"{runs.minutes:.1f}",
         )
