@@ -183,7 +183,7 @@ def _run(arguments: list[str]) -> int:
     if options is None:
         return DONE
     asked.check_seed(options.seed)
-    with terminal.output(options.json) as out:
+    with terminal.output(options.json) as out, terminal.ended_by_signals():
         result, code = _episode(options, overrides, out)
     if options.json == "-":
         print(json.dumps(result))

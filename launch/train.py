@@ -5,11 +5,9 @@ import json
 import math
 import os
 import shlex
-import signal
 import sys
-import threading
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -75,7 +73,7 @@ def train(arguments: list[str]) -> int:
     options = asked.parse(Train, arguments, lambda: f"trimtab train takes {asked.a_scenario()}")
     if options is None:
         return DONE
-    with terminal.output(options.json) as out, _ended_by_signals():
+    with terminal.output(options.json) as out, terminal.ended_by_signals():
         result, code = _train(options, planner, learner, terminal.console(out))
     if options.json == "-" and result is not None:
         print(json.dumps(result))
@@ -87,7 +85,7 @@ def evaluate(arguments: list[str]) -> int:
     options = asked.parse(Eval, arguments, lambda: "trimtab eval takes the folder of a trained run")
     if options is None:
         return DONE
-    with terminal.output(options.json) as out, _ended_by_signals():
+    with terminal.output(options.json) as out, terminal.ended_by_signals():
         result, code = _evaluate(options, terminal.console(out))
     if options.json == "-":
         print(json.dumps(result))
@@ -275,13 +273,11 @@ def _held(options: Train) -> Any:
 
 def _check_same(folder: Any, setup: Any, seed: int | None) -> None:
     """Raises `Wrong` where the run in `folder` was begun with other settings than `setup`; it names them."""
-    from .scenario import ScenarioError
+    from . import scenario
 
-    try:
-        before = tomllib.loads(folder.configuration.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ScenarioError(f"can not read {str(folder.configuration)!r}: {error}") from error
-    saved = _flat(before) | {"seed": folder.about.seed}
+    # Resolved anew: settings that there were not yet when it was begun have their defaults.
+    begun = scenario.resolve(scenario.find(str(folder.configuration)), learner=folder.about.learner)
+    saved = _flat(tomllib.loads(begun.toml())) | {"seed": folder.about.seed}
     now = _flat(tomllib.loads(setup.toml())) | {"seed": folder.about.seed if seed is None else seed}
     names = sorted(name for name in saved.keys() | now.keys() if not name.endswith(".device"))
     other = [name for name in names if saved.get(name) != now.get(name)]
@@ -328,20 +324,3 @@ def _probe_json(file: str | None) -> None:
 def _finite(value: float | None) -> float | None:
     # JSON has no NaN and no infinity.
     return value if value is not None and math.isfinite(value) else None
-
-
-@contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Has SIGTERM, by which schedulers end programs, do what Ctrl-C does."""
-
-    def end(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -338,7 +338,8 @@ def interruptible():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_interrupt_keeps_what_there_is(folder):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_keep_what_there_is(number, folder):
     command = [*TRIMTAB, "run", "pendulum-swingup", "--record", "kept", "--clock", "wall"]
     program = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible
@@ -348,7 +349,7 @@ def test_interrupt_keeps_what_there_is(folder):
         assert program.poll() is None
         time.sleep(0.05)
     time.sleep(2.0)
-    program.send_signal(signal.SIGINT)
+    program.send_signal(number)
     _, err = program.communicate(timeout=60)
     assert program.returncode == 1
     assert "interrupted after" in err.splitlines()[-1]

@@ -147,6 +147,17 @@ def test_resume_with_other_versions(capsys):
     assert RunFolder("kept").about.versions["numpy"] == "1.0"
 
 
+def test_a_setting_that_there_was_not_yet_has_its_default(capsys):
+    result_of(capsys, *TRAIN, "--steps", "80", "--out", "kept")
+    path = Path("kept") / "scenario.toml"
+    lines = path.read_text().splitlines()
+    assert "fails_at = 0" in lines
+    path.write_text("\n".join(line for line in lines if line != "fails_at = 0") + "\n")
+    assert main([*TRAIN, "--steps", "160", "--out", "kept", "--resume"]) == 0
+    assert main([*TRAIN, "--steps", "240", "--out", "kept", "--resume", "--learner.fails_at", "9"]) == 2
+    assert "these differ: learner.toy.fails_at (was 0, now 9)" in capsys.readouterr().err
+
+
 def test_wrong_resumes(capsys, folder):
     result_of(capsys, *TRAIN, "--steps", "80", "--out", "kept")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -180,7 +191,7 @@ def test_wrong_resumes(capsys, folder):
     (folder / "kept" / "run.json").write_text(text)
     (folder / "kept" / "scenario.toml").write_text("task =")
     assert main([*TRAIN, "--resume", "--out", "kept"]) == 2
-    assert "can not read 'kept/scenario.toml'" in one_line(capsys)
+    assert "kept/scenario.toml is no TOML" in one_line(capsys)
     changed = {path for path, content in before.items() if path.read_bytes() != content}
     assert changed == {folder / "kept" / "scenario.toml"}
 
