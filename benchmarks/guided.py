@@ -50,8 +50,8 @@ def main() -> None:
     found: dict[str, list[Any]] = {name: [] for name in [*ways, "policy alone"]}
     for seed in args.seeds:
         for name, planner in ways.items():
-            found[name].append(episode(setup, MPC(planner, dynamics(setup), setup.task), seed, args.duration))
-        guide = load(args.run, setup.task)
+            found[name].append(episode(setup, MPC(planner, dynamics(setup), setup.planned), seed, args.duration))
+        guide = load(args.run, setup.planned)
         controller = PolicyController(guide.action, setup.task, guide.period)
         found["policy alone"].append(episode(setup, controller, seed, args.duration))
     report(args.scenario, found)
@@ -59,7 +59,7 @@ def main() -> None:
 
 def dynamics(setup: Any) -> Any:
     """The model that plans are made on."""
-    return sim.dynamics(setup.dynamics, setup.task)
+    return sim.dynamics(setup.dynamics, setup.planned)
 
 
 def episode(setup: Any, controller: Any, seed: int, duration: float | None) -> Any:
@@ -73,7 +73,7 @@ def episode(setup: Any, controller: Any, seed: int, duration: float | None) -> A
 
 def plan_ms(setup: Any, planner: Any) -> float:
     """Median time of a plan [ms], in an episode's first steps."""
-    controller = MPC(planner, dynamics(setup), setup.task)
+    controller = MPC(planner, dynamics(setup), setup.planned)
     steps = TRIED * planner.replan
     return float(np.median(episode(setup, controller, 100, steps * setup.task.robot.dt).plan_ms[3:]))
 

@@ -28,6 +28,7 @@ from rich.table import Table
 from trimtab.controllers.files import replacing
 from trimtab.learners import logs
 from trimtab.learners.evaluation import summary
+from trimtab.learners.run_folder import RunFolder
 
 ASKED = {
     "pets": {"cartpole-swingup": 800.0, "pendulum-swingup": 700.0, "reacher-easy": 900.0, "cheetah-run": math.nan},
@@ -46,6 +47,8 @@ ASKED = {
 STEPS = {"pets": {"cartpole-swingup": 10_000, "pendulum-swingup": 4_000, "reacher-easy": 10_000, "cheetah-run": 40_000}}
 """Control steps of a run, where they are not `USUAL`; an episode of each of these tasks has 1000."""
 USUAL = 100_000
+EPISODES = 10
+"""Of an evaluation."""
 
 PUBLISHED = {"sac": ("SAC", ":"), "dreamerv3": ("DreamerV3", "--"), "tdmpc2": ("TD-MPC2", "-.")}
 
@@ -102,16 +105,17 @@ def train(learner: str, task: str, folder: Path, steps: int) -> None:
         command = [*trimtab, "train", task, "--learner", learner, "--seed", seed, "--steps", str(steps)]
         subprocess.run([*command, "--out", str(folder), *(["--resume"] if folder.exists() else [])], check=True)
     if learner != "pets" and last_evaluation(folder) is None:
-        subprocess.run([*trimtab, "eval", str(folder), "--episodes", "10"], check=True)
+        subprocess.run([*trimtab, "eval", str(folder), "--episodes", str(EPISODES)], check=True)
 
 
 def last_evaluation(folder: Path) -> float | None:
-    """The mean return that `trimtab eval` found of a run as it is now."""
+    """The mean return that `trimtab eval` found, in ten episodes, of a run as it is now."""
     path = folder / "evaluation.json"
     if not path.exists():
         return None
     result = json.loads(path.read_text("utf-8"))
-    return result["mean"] if result["steps"] == logs.read(folder / "metrics.csv")[-1]["steps"] else None
+    now = result["episodes"] == EPISODES and result["checkpoint"] == "last"
+    return result["mean"] if now and result["steps"] == RunFolder(folder).saved().steps else None
 
 
 def scored(row: dict[str, float]) -> bool:

@@ -117,7 +117,8 @@ class ValuedReturn:
             reached = rollout.y[:, :, 1:]
             ended = np.asarray(self._task.terminated(reached), bool)
             over = np.logical_or.accumulate(ended, axis=2)
-            gained = self.rewards * self._task.reward(reached, controls[None]) * self.discount**steps
+            reward = np.broadcast_to(self._task.reward(reached, controls[None]), ended.shape)  # it may be a constant
+            gained = self.rewards * reward * self.discount**steps
             gained[:, :, 1:][over[:, :, :-1]] = 0.0
             return -gained.sum(axis=2) - np.where(over[:, :, -1], 0.0, beyond)
 

@@ -57,11 +57,11 @@ class Eval:
     """Evaluate a trained run: episodes without exploration, on starts that training has not seen."""
 
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """The folder of the run."""
+    """The folder of the run, or of one of its checkpoints."""
     episodes: Annotated[int, tyro.conf.arg(metavar="N")] = 10
     """How many; they begin at the same starts each time."""
-    checkpoint: Annotated[str, tyro.conf.arg(metavar="last|best")] = "last"
-    """What to evaluate: where training is, or was when it had its best return."""
+    checkpoint: Annotated[str | None, tyro.conf.arg(metavar="last|best")] = None
+    """What to evaluate: where training is (the default), or was when it had its best return."""
     json: Annotated[str | None, tyro.conf.arg(metavar="F|-")] = None
     """Write the result as JSON; -: to stdout, and nothing else there."""
 
@@ -197,14 +197,17 @@ def _evaluate(options: Eval, console: Any) -> tuple[dict[str, Any], int]:
     from . import outputs, trained
     from .training_display import evaluation_table, progress_of
 
-    if options.checkpoint not in ("last", "best"):
+    if options.checkpoint not in (None, "last", "best"):
         raise asked.unknown("checkpoint", options.checkpoint, ("last", "best"))
     if options.episodes < 1:
         raise Wrong(f"--episodes is {options.episodes}; it must be at least 1")
     run = trained.Run(options.folder)
     folder, about = run.folder, run.folder.about
+    if run.name and options.checkpoint not in (None, run.name):
+        raise Wrong(f"{options.folder!r} is the checkpoint {run.name!r}; --checkpoint {options.checkpoint} is another")
+    checkpoint = run.name or options.checkpoint or "last"
     with terminal.getting_ready(console, about.scenario):
-        learner, saved, note = run.restore(options.checkpoint)
+        learner, saved, note = run.restore(checkpoint)
     with contextlib.closing(learner):
         if note:
             console.print(note, soft_wrap=True)
@@ -220,7 +223,7 @@ def _evaluate(options: Eval, console: Any) -> tuple[dict[str, Any], int]:
         "task": about.task,
         "learner": about.learner,
         "seed": about.seed,
-        "checkpoint": options.checkpoint,
+        "checkpoint": checkpoint,
         "steps": saved.steps,
         "episodes": len(found.returns),
         "returns": [_finite(value) for value in found.returns.tolist()],

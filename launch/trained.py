@@ -1,7 +1,9 @@
 """A training run as it was: its settings, and its learner at one of its checkpoints."""
 
+import dataclasses
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 from ..learners.interface import Environment, Learner
 from ..learners.replay import Signature
@@ -45,7 +47,7 @@ class Run:
         Signature.of(task.robot).refuse_other(trained, f"what was trained in {self.named!r}")
 
     def restore(self, checkpoint: str = "last") -> tuple[Learner, Saved, str]:
-        """The learner at `checkpoint`, or at the one before it if that can not be used.
+        """The learner as its controller was at `checkpoint`, or at the one before it if that can not be used.
 
         Args:
             checkpoint: `last` or `best`; where the folder is a checkpoint's, it is that one.
@@ -56,15 +58,26 @@ class Run:
         Raises:
             ValueError: there is none, or none that can be used.
         """
-        learner: Learner = self.setup.learner.start(self.environment, self.folder.about.seed)
+        learner: Learner = _on_a_device_there_is(self.setup.learner).start(self.environment, self.folder.about.seed)
         try:
-            saved, note = self.folder.restore(learner, self.name or checkpoint)
+            saved, note = self.folder.restore(learner, self.name or checkpoint, whole=False)
             if not saved.pieces:
                 raise Wrong(f"{self.named!r} has no checkpoint yet")
         except BaseException:
             learner.close()
             raise
         return learner, saved, note
+
+
+def _on_a_device_there_is(settings: Any) -> Any:
+    """The learner's settings, its networks on the processor where it was trained on a GPU that is not here."""
+    from ..learners.device import usable_device  # needs torch, which may be missing until a learner is asked for
+
+    try:
+        usable_device(getattr(settings, "device", "cpu"))
+    except ValueError:
+        return dataclasses.replace(settings, device="cpu")
+    return settings
 
 
 def environment(setup: scenario.Setup) -> Environment:

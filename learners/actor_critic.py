@@ -31,6 +31,7 @@ settings, 2019).
 Gradients are written out, see `perceptrons.py`, and an update allocates little.
 """
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,6 +50,9 @@ Objective = Literal["minimum", "mean"]
 
 LOG_STD = (-5.0, 2.0)
 """Within which the logarithm of the policy's standard deviation lies, before squashing."""
+
+_FARTHEST = 20.0
+"""Largest logarithm of alpha, and minus the smallest: gradients stay finite."""
 
 _LOG_2, _HALF_LOG_2PI = math.log(2.0), 0.5 * math.log(2.0 * math.pi)
 
@@ -69,7 +73,8 @@ class ActorCriticSettings:
         temperature: alpha at first.
         learned: whether alpha is learned.
         target_entropy: that it is learned for [nats], of actions between -1 and 1; by default minus their number, or
-            0.3 times the entropy of choosing at random.
+            0.3 times the entropy of choosing at random. It must be below what the most random policy has: the number of
+            actions times log 2, or the logarithm of the number of choices.
         actor_every: updates of the critics for each of the policy.
 
     Raises:
@@ -101,9 +106,10 @@ class ActorCriticSettings:
             raise ValueError(f"discount is {self.discount}; it must be at least 0 and below 1")
         if not 0.0 < self.averaging <= 1.0:
             raise ValueError(f"averaging is {self.averaging}; it must be above 0 and at most 1")
-        for name in ("learning_rate", "temperature"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0.0):
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be finite and above 0")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0.0):
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be finite and above 0")
+        if not 1e-8 <= self.temperature <= 1e8:
+            raise ValueError(f"temperature is {self.temperature}; it must be from 1e-08 to 1e+08")
         if self.target_entropy is not None and not math.isfinite(self.target_entropy):
             raise ValueError(f"target_entropy is {self.target_entropy}; it must be finite")
 
@@ -169,13 +175,14 @@ class SoftActorCritic:
         rng: draws the weights.
         device: where the networks are.
 
+    Raises:
+        ValueError: a target entropy that no policy has.
+
     Attributes:
         actor: the policy's network; the logarithm of alpha is its `spare` number.
         critics, targets: the values' networks.
         updates: so far.
     """
-
-    kind = "sac"
 
     def __init__(
         self,
@@ -188,6 +195,11 @@ class SoftActorCritic:
         self.observations, self.actions, self.settings = observations, actions, settings
         self.device = torch.device(device)
         self.updates = 0
+        if self.target_entropy >= self._most_entropy():
+            raise ValueError(
+                f"target_entropy is {self.target_entropy:g}; it must be below what the most random policy has, "
+                f"{self._most_entropy():.4g}"
+            )
         plain = NetworkSettings(hidden=settings.network.hidden)
         read, given, answers = self._widths()
         self.actor = Perceptrons(1, observations, given, plain, rng, device, spare=1)
@@ -215,6 +227,9 @@ class SoftActorCritic:
     def _usual_entropy(self) -> float:
         return -float(self.actions)
 
+    def _most_entropy(self) -> float:
+        return self.actions * _LOG_2
+
     @property
     def temperature(self) -> float:
         """What the policy's entropy counts for, alpha."""
@@ -234,7 +249,11 @@ class SoftActorCritic:
             moves = self.updates % self.settings.actor_every == 0
             parts = batches.seen[k], batches.action[k], batches.reward[k], batches.seen_next[k], batches.discount[k]
             found.append(self._recorded(moves, parts) if self.device.type == "cuda" else self._once(moves, *parts))
-        critic, value, entropy = torch.stack(found).nanmean(0).tolist() if found else [math.nan] * 3
+        if not found:
+            return dict.fromkeys(("critic", "value", "entropy"), math.nan) | {"temperature": self.temperature}
+        each = torch.stack(found)
+        critic, value = each[:, :2].mean(dim=0).tolist()  # one that is not finite shows
+        entropy = float(each[:, 2].nanmean())
         return {"critic": critic, "value": value, "entropy": entropy, "temperature": self.temperature}
 
     def _recorded(self, moves: bool, parts: Sequence[Tensor]) -> Tensor:
@@ -271,24 +290,25 @@ class SoftActorCritic:
         by_log = entropy - self.target_entropy if self.settings.learned else torch.zeros_like(entropy)
         self.actor.grad[-1:].copy_(by_log)
         self._adam["actor"].step()
+        self.actor.spare.clamp_(-_FARTHEST, _FARTHEST)
         return torch.stack([critic, value, entropy])
 
     def _soft_value(self, seen: Tensor, outputs: Tensor, alpha: Tensor) -> Tensor:
         """V (n,) by the target critics."""
         policy = SquashedGaussian(outputs, self._noise(len(seen)))
-        values = self.targets.forward(torch.cat([seen, policy.action], dim=-1), self._drops())[:, :, 0]
+        values = self.targets.forward(torch.cat([seen, policy.action], dim=-1), self.generator)[:, :, 0]
         return self._least(values).addcmul_(alpha, policy.log_probability, value=-1.0)
 
     def _fit_critics(self, seen: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The critics' gradient towards `target` (n,); their mean squared error, halved, and mean."""
         x, wanted, each = torch.cat([seen, action], dim=-1), target[:, None], 1.0 / len(seen)
-        q = self.critics.fit(x, lambda own: (own - wanted).mul_(each), self._drops())
+        q = self.critics.fit(x, lambda own: (own - wanted).mul_(each), self.generator)
         return 0.5 * (q - wanted).square_().mean(), q.mean()
 
     def _climb(self, seen: Tensor, outputs: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient (n, 2 na) of alpha log pi - Q by the policy's outputs, and its entropy [nats]."""
         policy = SquashedGaussian(outputs, self._noise(len(seen)))
-        q = self.critics.forward(torch.cat([seen, policy.action], dim=-1), self._drops())
+        q = self.critics.forward(torch.cat([seen, policy.action], dim=-1), self.generator)
         each = -1.0 / len(seen)
         if self.settings.objective == "mean":
             by_action = self.critics.by_inputs(torch.full_like(q, each / len(q)), self.observations).sum(dim=0)
@@ -311,23 +331,25 @@ class SoftActorCritic:
     def _noise(self, rows: int) -> Tensor:
         return torch.randn(rows, self.actions, generator=self.generator, device=self.device)
 
-    def _drops(self) -> torch.Generator:
-        return self.generator
-
     @torch.no_grad()
     def value(self, seen: Tensor) -> Tensor:
-        """V (n,) of the policy's mean actions, by the critics' mean, of what is seen (n, no)."""
+        """V (n,) of the policy's mean actions, by the critics that it goes up, of what is seen (n, no)."""
         mean = self.actor.forward(seen)[0].chunk(2, dim=-1)[0]
-        return self.critics.forward(torch.cat([seen, torch.tanh(mean)], dim=-1)).mean(dim=0)[:, 0].clone()
+        return self._objective(self.critics.forward(torch.cat([seen, torch.tanh(mean)], dim=-1)))[:, 0]
+
+    def _objective(self, values: Tensor) -> Tensor:
+        """What the policy goes up (n, ...), of the critics' values (E, n, ...)."""
+        return values.mean(dim=0) if self.settings.objective == "mean" else values.amin(dim=0)
 
     def policy(self) -> "Policy":
         """What the policy's network is now, to be asked from NumPy."""
         return Policy(self.actor, discrete=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the numbers to come depend on."""
-        tensors = {name: tensor.detach().cpu() for name, tensor in self._changing().items()}
+        """All that the numbers to come depend on, as copies."""
+        tensors = {name: tensor.detach().cpu().clone() for name, tensor in self._changing().items()}
         return {
+            "device": self.device.type,
             "shape": [self.observations, self.actions],
             "updates": self.updates,
             "tensors": tensors,
@@ -335,7 +357,7 @@ class SoftActorCritic:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes over what `state_dict` gave.
+        """Takes over what `state_dict` gave; on a device of another kind other random numbers follow, always the same.
 
         Raises:
             ValueError: it is of another shape; nothing has changed then.
@@ -346,12 +368,16 @@ class SoftActorCritic:
             fits = list(shape) == [self.observations, self.actions] and all(
                 theirs[name].shape == tensor.shape for name, tensor in ours.items()
             )
-            updates, generator = int(state["updates"]), state["generator"]
+            updates, generator, device = int(state["updates"]), state["generator"].cpu(), state["device"]
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"the state saved is none of soft actor-critic: {error!r}") from error
         if not fits:
             raise ValueError("the networks saved have another shape than these")
-        self.generator.set_state(generator.cpu())
+        if device == self.device.type:
+            self.generator.set_state(generator)
+        else:
+            digest = hashlib.sha256(generator.numpy().tobytes()).digest()
+            self.generator.manual_seed(int.from_bytes(digest[:7], "little"))
         for name, tensor in ours.items():
             tensor.copy_(theirs[name])
         self.updates = updates
@@ -367,17 +393,18 @@ class SoftActorCritic:
 class DiscreteSoftActorCritic(SoftActorCritic):
     """Policy, critics and temperature, for one of `actions` choices: expectations over actions are sums."""
 
-    kind = "discrete_sac"
-
     def _widths(self) -> tuple[int, int, int]:
         return self.observations, self.actions, self.actions
 
     def _usual_entropy(self) -> float:
         return 0.3 * math.log(self.actions)
 
+    def _most_entropy(self) -> float:
+        return math.log(self.actions)
+
     def _soft_value(self, seen: Tensor, outputs: Tensor, alpha: Tensor) -> Tensor:
         log_pi = outputs.log_softmax(dim=-1)
-        values = self._least(self.targets.forward(seen, self._drops()))
+        values = self._least(self.targets.forward(seen, self.generator))
         return (log_pi.exp() * (values - alpha * log_pi)).sum(dim=-1)
 
     def _fit_critics(self, seen: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -391,12 +418,11 @@ class DiscreteSoftActorCritic(SoftActorCritic):
             which, found = own(q)
             return torch.zeros_like(q).scatter_(-1, which, (found - wanted) / len(seen))
 
-        found = own(self.critics.fit(seen, slope, self._drops()))[1]
+        found = own(self.critics.fit(seen, slope, self.generator))[1]
         return 0.5 * (found - wanted).square().mean(), found.mean()
 
     def _climb(self, seen: Tensor, outputs: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-        q = self.critics.forward(seen, self._drops())
-        q = q.mean(dim=0) if self.settings.objective == "mean" else q.amin(dim=0)
+        q = self._objective(self.critics.forward(seen, self.generator))
         log_pi = outputs.log_softmax(dim=-1)
         pi = log_pi.exp()
         lost = alpha * log_pi - q
@@ -406,9 +432,9 @@ class DiscreteSoftActorCritic(SoftActorCritic):
 
     @torch.no_grad()
     def value(self, seen: Tensor) -> Tensor:
-        """V (n,) of the policy, by the critics' mean and without the entropy's share, of what is seen (n, no)."""
+        """V (n,) of the policy, without its entropy there, by the critics that it goes up, of what is seen (n, no)."""
         pi = self.actor.forward(seen)[0].softmax(dim=-1)
-        return (pi * self.critics.forward(seen).mean(dim=0)).sum(dim=-1)
+        return (pi * self._objective(self.critics.forward(seen))).sum(dim=-1)
 
     def policy(self) -> "Policy":
         """What the policy's network is now, to be asked from NumPy."""
@@ -419,7 +445,7 @@ class Policy:
     """A copy of a policy's network, for asking it from NumPy: at these sizes an order cheaper than by torch.
 
     Args:
-        actor: the network.
+        actor: the network, on any device; later changes of it do not count.
         discrete: whether it chooses.
     """
 

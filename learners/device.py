@@ -11,6 +11,8 @@ def usable_device(name: str) -> torch.device:
     """
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("it is none of cpu, cuda, cuda:1, ...")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {name!r} can not be used: {str(error).splitlines()[0]}") from None

@@ -119,6 +119,14 @@ class Learner(Protocol):
         """
         ...
 
+    def restore_controller(self, folder: Path) -> None:
+        """Takes over as much of what was saved in `folder` as `controller` needs; training can not go on from there.
+
+        Raises:
+            OSError, ValueError: as `restore`.
+        """
+        ...
+
     def close(self) -> None:
         """Frees what it holds."""
         ...

@@ -24,6 +24,9 @@ from .replay import Signature
 
 _KIND = "learned policy"
 
+_AT_ONCE = 4096
+"""Most rows that are valued at once."""
+
 FARTHEST = 10.0
 """Standard deviations from the mean beyond which what is told is cut off."""
 
@@ -88,7 +91,11 @@ class LearnedPolicy:
         normalised: whether they are told readings less their mean and over their standard deviation.
         device: where the networks are.
 
+    Raises:
+        ValueError: an unknown reading is not to be told, or none is left, or no policy has the entropy asked for.
+
     Attributes:
+        task: what it is of.
         encoding: of the readings.
         statistics: of what was told.
         learned: the networks.
@@ -109,6 +116,8 @@ class LearnedPolicy:
         self.signature = Signature.of(robot)
         self.encoding = Encoding.of(robot, untold=untold, parameters=True)
         width = self.features(np.zeros((1, robot.layout.size))).shape[-1]
+        if not width:
+            raise ValueError(f"untold names all readings of {robot.name}: there is nothing left to decide on")
         self.statistics = Statistics(np.zeros(width), np.zeros(width))
         low, high = robot.bounded_limits
         self._low, self._half = low, 0.5 * (high - low)
@@ -179,11 +188,13 @@ class LearnedPolicy:
     def value(self, y: np.ndarray) -> np.ndarray:
         """Expected discounted sum (...) of rewards, summed per decision, from readings (..., ny) on.
 
-        It is the soft value: the entropies to come count too, times alpha, which is small where much was learned.
+        It is the soft value: the entropies to come count too (where targets are of several steps, those after them),
+        times alpha, which is small where much was learned.
         """
         seen = self.seen(y)
         rows = torch.as_tensor(seen.reshape(-1, seen.shape[-1])).to(self.learned.device)
-        return self.learned.value(rows).cpu().numpy().astype(float).reshape(seen.shape[:-1])
+        values = [self.learned.value(part) for part in rows.split(_AT_ONCE)]
+        return torch.cat(values).cpu().numpy().astype(float).reshape(seen.shape[:-1])
 
     def controller(self, task: Task) -> PolicyController:
         """Drives `task` by the policy's mean as it is now."""
@@ -211,6 +222,7 @@ class LearnedPolicy:
         s = self.learned.settings
         settings = {f.name: getattr(s, f.name) for f in fields(ActorCriticSettings)}
         content = {
+            "task": self.task.name,
             "signature": self.signature.to_json(),
             "period": self.period,
             "settings": {**settings, "network": asdict(s.network)},

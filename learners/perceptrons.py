@@ -18,6 +18,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,10 +26,15 @@ from torch import Tensor
 
 from .threads import in_threads
 
+Kept = TypeVar("Kept")
+
 _ALIGNED = 16
 """Numbers between whose multiples arrays begin: what products compute depends on where their operands lie."""
 
 _EPS = 1e-5
+
+_KEPT = 4
+"""Numbers of rows for which arrays are kept on a CPU, the last ones asked for; a GPU's graphs hold theirs."""
 
 _WORTH = 10**7
 """Multiplications of a member's forward pass from which on threads gain more than they cost."""
@@ -69,6 +75,7 @@ class Perceptrons:
         settings: of the hidden layers.
         rng: draws the weights.
         device: where they are.
+        spare: how many numbers there are to be at the end of `flat`.
 
     Attributes:
         flat: all weights (P,).
@@ -171,9 +178,7 @@ class Perceptrons:
 
     def _begin(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         """Takes inputs and draws what is dropped out; where outputs (E, n, outputs) will be."""
-        outputs = self._outputs.get(len(x))
-        if outputs is None:
-            outputs = self._outputs[len(x)] = self.flat.new_empty(self.members, len(x), self.outputs)
+        outputs = _kept(self._outputs, len(x), lambda: self.flat.new_empty(self.members, len(x), self.outputs))
         for part in self._parts:
             part.begin(x, outputs, generator)
         return outputs
@@ -242,7 +247,8 @@ class _Room:
             return weights[0].new_empty(*weights[0].shape[:-2], rows, width)
 
         hidden = [weight.shape[-1] for weight in weights[:-1]]
-        self.h, self.g = [new(width) for width in hidden], [new(width) for width in hidden]
+        self.h = [new(width) for width in hidden]
+        self.g: list[Tensor] = []  # made for the first way back: who asks for outputs alone needs none
         self.masks = [new(width) for width in hidden] if dropout else []
         self.normalised = [new(width) for width in hidden] if normalised else []
         self.scales = [new(1) for _ in hidden] if normalised else []
@@ -279,9 +285,7 @@ class _Part:
         """Takes inputs (n, inputs) and draws what is dropped out; results will go to `outputs` of all members."""
         s, rows = self.settings, len(x)
         self._dropping = bool(s.dropout) and generator is not None
-        room = self._rooms.get(rows)
-        if room is None:
-            room = self._rooms[rows] = _Room(self.weights, rows, s.layer_norm, bool(s.dropout))
+        room = _kept(self._rooms, rows, lambda: _Room(self.weights, rows, s.layer_norm, bool(s.dropout)))
         if self._dropping:
             for mask in room.masks:
                 mask.bernoulli_(1.0 - s.dropout, generator=generator).div_(1.0 - s.dropout)
@@ -318,6 +322,7 @@ class _Part:
             rows: of one member's last pass; without, all.
         """
         room, last = self._room, len(self.weights) - 1
+        room.g = room.g or [torch.empty_like(h) for h in room.h]
 
         def of(kept: Tensor) -> Tensor:
             return kept if rows is None else kept.index_select(0, rows)
@@ -348,3 +353,15 @@ class _Part:
                 out = room.g[k - 1] if rows is None else room.g[k - 1][: len(rows)]
                 g = (torch.mul if narrow else self.product)(g, weight.mT, out=out)
         return g
+
+
+def _kept(by_rows: dict[int, Kept], rows: int, make: Callable[[], Kept]) -> Kept:
+    """What is kept for so many rows, made if there is none; on a CPU for the last numbers of rows alone."""
+    found = by_rows.pop(rows, None)
+    if found is None:
+        found = make()
+    by_rows[rows] = found
+    first = next(iter(by_rows))
+    if len(by_rows) > _KEPT and not torch.cuda.is_available():
+        del by_rows[first]
+    return found

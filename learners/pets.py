@@ -230,6 +230,12 @@ class PETSTraining:
         self._explored.model = model
         self.steps, self.episodes = state["steps"], state["episodes"]
 
+    def restore_controller(self, folder: Path) -> None:
+        """See `Learner.restore_controller`."""
+        model = LearnedModel.load(folder / MODEL, self._task.robot, self.settings.device)
+        self.model.refuse_other(model, str(folder / MODEL))
+        self.model = model
+
     def close(self) -> None:
         """Closes the plant."""
         self._plant.close()

@@ -221,12 +221,13 @@ class RunFolder:
         """
         return _read(Saved, self.checkpoint(name) / "progress.json")
 
-    def restore(self, learner: Learner, name: str = "last") -> tuple[Saved, str]:
+    def restore(self, learner: Learner, name: str = "last", whole: bool = True) -> tuple[Saved, str]:
         """Puts `learner` where the checkpoint `name` is, or where the one before it is if that one can not be used.
 
         Args:
             learner: made with the same settings as the one saved.
             name: `last` or `best`; of any other one there is none before it.
+            whole: whether training is to go on from there; else only the learner's controller is wanted.
 
         Returns:
             How far it is, and what a person should be told: empty if all is well.
@@ -244,7 +245,7 @@ class RunFolder:
 
         def take(checkpoint: Path) -> Saved:
             saved = self.saved(checkpoint.name)
-            learner.restore(checkpoint)
+            (learner.restore if whole else learner.restore_controller)(checkpoint)
             return saved
 
         saved, note = first_usable([self.checkpoint(kept) for kept in tried], take)

@@ -85,7 +85,8 @@ class SAC(ActorCriticSettings):
     """Soft actor-critic: model-free, off-policy, maximum entropy.
 
     Attributes:
-        n_step: decisions whose rewards a target sums up before it asks the critics.
+        n_step: decisions whose rewards a target sums up before it asks the critics; the policy's entropies on the way
+            do not count then.
         capacity: most decisions that are kept, oldest replaced.
         normalised: whether networks are told readings less their mean and over their standard deviation.
         untold: readings, or entries of them, that networks are not told: how far a robot has walked, for one.
@@ -154,7 +155,7 @@ class SACTraining:
 
     @property
     def _collector(self) -> Collector:
-        # Made when it is needed: whoever only asks for the policy does not need plants.
+        # Made when it is needed: a controller does not need plants.
         if self._gathering is None:
             self._gathering = Collector(self.environment, self.settings.schedule.copies, self._seed)
         return self._gathering
@@ -178,7 +179,7 @@ class SACTraining:
         episode: Episode | None = None
         if collector.steps - self._evaluated >= schedule.evaluate_every:
             self._evaluated = collector.steps
-            evaluation, episode = self._evaluate(watch)
+            evaluation, episode = self._evaluate(watch, counts)
         metrics = {**evaluation, **counts.metrics(), "rows": float(len(self.replay))}
         return Progress(collector.steps, metrics, episode)
 
@@ -199,6 +200,12 @@ class SACTraining:
         }
         with replacing(folder / STATE) as temporary:
             temporary.write_text(json.dumps(state), "utf-8")
+
+    def restore_controller(self, folder: Path) -> None:
+        """See `Learner.restore_controller`."""
+        policy = LearnedPolicy.load(folder / POLICY, self.environment.task, self.policy.learned.device)
+        self.policy.refuse_other(policy, str(folder / POLICY))
+        self.policy = policy
 
     def restore(self, folder: Path) -> None:
         """See `Learner.restore`."""
@@ -301,8 +308,8 @@ class SACTraining:
             )
         return found
 
-    def _evaluate(self, watch: Watch) -> tuple[dict[str, float], Episode]:
-        """What the policy's mean scores, on starts of their own, and the last episode."""
+    def _evaluate(self, watch: Watch, counts: "_Piece") -> tuple[dict[str, float], Episode]:
+        """What the policy's mean scores, on starts of their own, and the last episode; NaN if one of them failed."""
         last: list[Episode] = []
 
         def observe(k: int, episode: Episode) -> None:
@@ -318,6 +325,9 @@ class SACTraining:
             in_training=True,
         )
         means = float(found.returns.mean()), float(found.successes.mean()), float(found.lengths.mean())
+        if found.failures:
+            counts.failed += len(found.failures)
+            means = (math.nan, *means[1:])
         return dict(zip(("return", "success", "length"), means)), last[0]
 
 
@@ -331,6 +341,7 @@ class _Piece:
     weights: dict[str, int] = field(default_factory=dict)
     collect_s: float = 0.0
     update_s: float = 0.0
+    failed: int = 0  # evaluations
 
     def add(self, updates: int, found: dict[str, float]) -> None:
         """Counts so many updates, with what they came to on average."""
@@ -359,7 +370,7 @@ class _Piece:
             "train/temperature": self.mean("temperature"),
             "train/updates_per_s": self.updates / self.update_s if self.updates else math.nan,
             "episodes": float(len(self.finished)),
-            "failed": float(sum(bool(episode.failed) for episode in self.finished)),
+            "failed": float(self.failed + sum(bool(episode.failed) for episode in self.finished)),
             "updates": float(self.updates),
             "collect_s": self.collect_s,
             "update_s": self.update_s,

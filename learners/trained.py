@@ -46,10 +46,15 @@ class TrainedEnsemble:
 def guide(folder: str, task: Task) -> LearnedPolicy:
     """The policy and values that were learned, for planning `task`; the plugin `trained` of guides.
 
+    A RuntimeWarning says where they were learned of another task with the same robot, whose rewards the values sum up.
+
     Raises:
         ValueError: it is no run's folder, there is no checkpoint in it yet, none that can be read, or of another robot.
     """
     content = _taken(folder, sac.POLICY, "policy and values", lambda place: LearnedPolicy.read(place / sac.POLICY))
+    if (other := content.get("task")) != task.name:
+        note = f"what is in {folder!r} was learned of {other}: its values are not of {task.name}'s rewards"
+        warnings.warn(note, RuntimeWarning, stacklevel=2)
     return LearnedPolicy.from_state_dict(content, task, "cpu", f"the policy in {folder!r}")
 
 

@@ -185,6 +185,41 @@ def test_a_state_restored_goes_on_to_the_bit(kind):
         assert torch.equal(tensor, other._changing()[name]), name
 
 
+def test_a_state_of_another_kind_of_device_goes_on_repeatably():
+    """A CUDA generator's state has 16 bytes, which a processor's does not take."""
+    sac = SoftActorCritic(4, 2, ActorCriticSettings(network=SMALL), np.random.default_rng(0))
+    state = sac.state_dict() | {"device": "cuda", "generator": torch.arange(16, dtype=torch.uint8)}
+    others = [SoftActorCritic(4, 2, sac.settings, np.random.default_rng(k)) for k in (1, 2)]
+    for other in others:
+        other.load_state_dict(state)
+    one, two = (other.update(batches()) for other in others)
+    assert one == two
+
+
+def test_one_update_that_breaks_down_shows():
+    sac = SoftActorCritic(4, 2, ActorCriticSettings(network=SMALL, learned=False), np.random.default_rng(0))
+    data = batches(5)
+    data.reward[4, 0] = math.inf
+    assert not math.isfinite(sac.update(data)["critic"])
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 1e-8}, {"target_entropy": -500.0, "learning_rate": 1.0}])
+def test_the_smallest_temperature_leaves_gradients_finite(settings):
+    sac = SoftActorCritic(4, 2, ActorCriticSettings(network=SMALL, **settings), np.random.default_rng(0))
+    found = sac.update(batches(60))
+    assert found["temperature"] >= math.exp(-20.0) * 0.999
+    assert torch.isfinite(sac.actor.flat).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"), [(SoftActorCritic, 3 * math.log(2.0)), (DiscreteSoftActorCritic, math.log(3.0))]
+)
+def test_an_entropy_that_no_policy_has_is_refused(kind, most):
+    with pytest.raises(ValueError, match=f"target_entropy is {most + 0.01:g}; it must be below .* {most:.4g}"):
+        kind(4, 3, ActorCriticSettings(network=SMALL, target_entropy=most + 0.01), np.random.default_rng(0))
+    kind(4, 3, ActorCriticSettings(network=SMALL, target_entropy=most - 0.01), np.random.default_rng(0))
+
+
 def test_another_shape_is_refused_and_changes_nothing():
     one = SoftActorCritic(4, 2, ActorCriticSettings(network=SMALL), np.random.default_rng(0))
     before = one.actor.flat.clone()
@@ -229,7 +264,7 @@ def test_numpy_draws_the_same_choices():
         ({"discount": 1.0}, "discount is 1.0"),
         ({"averaging": 0.0}, "averaging is 0.0"),
         ({"learning_rate": math.inf}, "learning_rate is inf"),
-        ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"temperature": 1e-50}, "temperature is 1e-50; it must be from 1e-08"),
         ({"target_entropy": math.nan}, "target_entropy is nan"),
         ({"objective": "minimal"}, "unknown objective 'minimal'"),
     ],

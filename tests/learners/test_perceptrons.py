@@ -113,6 +113,14 @@ def test_what_is_dropped_out_is_made_up_for():
     torch.testing.assert_close(drawn.mean(0), whole, rtol=0.05, atol=0.03)
 
 
+def test_arrays_are_kept_for_few_numbers_of_rows():
+    own = network(NetworkSettings(hidden=(8,)))
+    for rows in [*range(1, 60), 7]:
+        own.forward(torch.randn(rows, 4))
+    assert 7 in own._outputs
+    assert max(len(kept) for kept in (own._outputs, *(part._rooms for part in own._parts))) <= 4
+
+
 def test_a_twin_has_weights_of_its_own():
     own = network(NetworkSettings(hidden=(8,)))
     twin, x = own.like(), torch.randn(5, 4)

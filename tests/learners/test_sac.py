@@ -112,6 +112,18 @@ def test_a_file_cut_short_is_refused_and_changes_nothing(file, tmp_path, begin):
     assert other.steps == learner.steps
 
 
+def test_a_controller_needs_neither_plants_nor_replay(tmp_path, begin):
+    learner, other = begin(), begin()
+    learner.advance(unseen)
+    learner.save(tmp_path)
+    for file in (REPLAY, COLLECTION, STATE):
+        (tmp_path / file).unlink()
+    other.restore_controller(tmp_path)
+    assert other._gathering is None
+    y = np.random.default_rng(0).normal(size=(5, 2))
+    np.testing.assert_array_equal(other.policy.action(y), learner.policy.action(y))
+
+
 @pytest.mark.parametrize(
     ("settings", "where", "message"),
     [
@@ -233,6 +245,11 @@ def test_choices_are_learned(begin):
             "warp",
         ),
         (lambda: dataclasses.replace(SMALL, untold=("tail",)).start(environment(), 0), "unknown reading 'tail'"),
+        (
+            lambda: dataclasses.replace(SMALL, untold=("pole", "pole_velocity")).start(environment(), 0),
+            "untold names all readings of pendulum",
+        ),
+        (lambda: dataclasses.replace(SMALL, device="meta").start(environment(), 0), "device 'meta' can not be used"),
     ],
 )
 def test_settings_out_of_range_are_named(make, message):

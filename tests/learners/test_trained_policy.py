@@ -1,5 +1,6 @@
 """What soft actor-critic has learned, used: a policy that drives, a value and a policy for planners; by folder."""
 
+import dataclasses
 import json
 import shutil
 
@@ -124,6 +125,29 @@ def test_a_checkpoint_cut_short_is_stood_in_for(runs, folder, capsys, option):
     with pytest.warns(RuntimeWarning) if option == "--planner.value" else pytest.MonkeyPatch.context():
         assert main(["run", str(runs / "pendulum-swingup.toml"), "--view", "off", option, "run"]) == 0
     capsys.readouterr()
+
+
+def test_values_of_another_task_are_warned_of(runs, folder):
+    task = dataclasses.replace(robots.load("pendulum-swingup"), name="pendulum-spin")
+    with pytest.warns(RuntimeWarning, match="was learned of pendulum-swingup: its values are not of pendulum-spin's"):
+        guide.load(str(runs / "pendulum-swingup"), task)
+
+
+def test_a_run_from_a_gpu_is_used_without_one(runs, folder):
+    shutil.copytree(runs / "pendulum-swingup", folder / "run")
+    path = folder / "run" / "scenario.toml"
+    path.write_text(path.read_text().replace('device = "cpu"', 'device = "cuda:7"'))
+    assert main(["eval", "run", "--episodes", "1"]) == 0
+    assert main(["run", str(runs / "pendulum-swingup.toml"), "--view", "off", "--controller", "run"]) == 0
+
+
+def test_an_evaluation_says_which_checkpoint_it_is_of(runs, folder, capsys):
+    shutil.copytree(runs / "pendulum-swingup", folder / "run")
+    for name in ("last", "best"):
+        assert main(["eval", f"run/checkpoints/{name}", "--episodes", "1"]) == 0
+        assert json.loads((folder / "run" / "evaluation.json").read_text())["checkpoint"] == name
+    assert main(["eval", "run/checkpoints/last", "--checkpoint", "best"]) == 2
+    assert "is the checkpoint 'last'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--controller", "--planner.value"])

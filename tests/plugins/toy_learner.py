@@ -100,5 +100,8 @@ class ToyLearner:
         self.steps, self.pieces = rest["steps"], rest["pieces"]
         self.rng.bit_generator.state = rest["rng"]
 
+    def restore_controller(self, folder):
+        self.restore(folder)
+
     def close(self):
         self.plant.close()
