@@ -11,6 +11,7 @@ import os
 import shlex
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -98,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    usual = warnings.formatwarning
+    warnings.formatwarning = terminal.warning
     try:
         code = _dispatch(arguments)
         sys.stdout.flush()
@@ -113,6 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("TRIMTAB_TRACEBACK"):
             traceback.print_exc()
         return terminal.say(*_verdict(error))
+    finally:
+        warnings.formatwarning = usual
 
 
 def _verdict(error: Exception) -> tuple[str, int]:

@@ -19,6 +19,13 @@ def say(message: str, code: int) -> int:
     return code
 
 
+def warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning as one line; where in the code it was given is of no use to who typed a command."""
+    return "trimtab: " + " ".join(str(message).split()) + "\n"
+
+
 def console(file: Any) -> Any:
     """A `rich` console on `file`."""
     from rich.console import Console
