@@ -52,10 +52,11 @@ def guide(folder: str, task: Task) -> LearnedPolicy:
         ValueError: it is no run's folder, there is no checkpoint in it yet, none that can be read, or of another robot.
     """
     content = _taken(folder, sac.POLICY, "policy and values", lambda place: LearnedPolicy.read(place / sac.POLICY))
+    policy = LearnedPolicy.from_state_dict(content, task, "cpu", f"the policy in {folder!r}")
     if (other := content.get("task")) != task.name:
         note = f"what is in {folder!r} was learned of {other}: its values are not of {task.name}'s rewards"
         warnings.warn(note, RuntimeWarning, stacklevel=2)
-    return LearnedPolicy.from_state_dict(content, task, "cpu", f"the policy in {folder!r}")
+    return policy
 
 
 def _taken(folder: str, file: str, what: str, take: Callable[[Path], Kind]) -> Kind:
