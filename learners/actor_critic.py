@@ -368,7 +368,7 @@ class SoftActorCritic:
             fits = list(shape) == [self.observations, self.actions] and all(
                 theirs[name].shape == tensor.shape for name, tensor in ours.items()
             )
-            updates, generator, device = int(state["updates"]), state["generator"].cpu(), state["device"]
+            updates, generator, device = int(state["updates"]), state["generator"].cpu(), state.get("device", "cpu")
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"the state saved is none of soft actor-critic: {error!r}") from error
         if not fits:
