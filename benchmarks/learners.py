@@ -50,7 +50,7 @@ USUAL = 100_000
 EPISODES = 10
 """Of an evaluation."""
 
-PUBLISHED = {"sac": ("SAC", ":"), "dreamerv3": ("DreamerV3", "--"), "tdmpc2": ("TD-MPC2", "-.")}
+PUBLISHED = {"sac": ("SAC", ":", "o"), "dreamerv3": ("DreamerV3", "--", "s"), "tdmpc2": ("TD-MPC2", "-.", "^")}
 
 
 @dataclass(frozen=True)
@@ -194,10 +194,10 @@ def draw(learner: str, found: dict[str, Runs], path: Path) -> None:
             )
         ax.plot(steps, [s.iqm for s in sums], color="#1f4e79", linewidth=2.5, label=f"trimtab, {learner} (IQM)")
         for name, points in published(task).items():
-            label, style = PUBLISHED[name]
+            label, style, marker = PUBLISHED[name]
             if points[0, 0] <= 1.05 * ends:
                 within = points[:, points[0] <= 1.05 * ends]
-                ax.plot(*within, color="0.4", linestyle=style, marker="o", markersize=4, label=label)
+                ax.plot(*within, color="0.4", linestyle=style, marker=marker, markersize=5, label=label)
             else:
                 ax.axhline(
                     points[1, 0], color="0.5", linestyle=style, linewidth=1, label=f"{label}, {points[0, 0]:.0f}"
