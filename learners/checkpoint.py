@@ -70,6 +70,38 @@ def load(path: str | os.PathLike, kind: str, device: str | torch.device = "cpu")
     return state
 
 
+def save_numbers(path: Path, numbers: Mapping[str, Any]) -> None:
+    """Writes `numbers`, of JSON's types, to `path`; whole or not at all.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(numbers), "utf-8")
+
+
+def load_numbers(path: Path, kinds: Mapping[str, type], what: str) -> dict[str, Any]:
+    """What `save_numbers` wrote to `path`.
+
+    Args:
+        path: of the file.
+        kinds: of which type each entry must be, by its name.
+        what: messages call it.
+
+    Raises:
+        OSError: it can not be read.
+        ValueError: it was cut short, or says too little.
+    """
+    try:
+        numbers = json.loads(path.read_text("utf-8"))
+        whole = all(type(numbers[name]) is kind for name, kind in kinds.items())
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{path} is no {what}, or not the whole of one")
+    return numbers
+
+
 def rng_state(rng: np.random.Generator) -> dict[str, Any]:
     """Where a random stream is, as JSON types."""
     return _plain(rng.bit_generator.state)

@@ -9,7 +9,6 @@ reinforcement learning in a handful of trials using probabilistic dynamics model
 a single network it is the model-based loop of Nagabandi et al. (2018).
 """
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ..controllers.episode import Episode
-from ..controllers.files import replacing
 from ..controllers.interface import Controller, Timing
 from ..controllers.loop import run
 from ..controllers.mpc import MPC
@@ -210,8 +208,7 @@ class PETSTraining:
             "device": self.settings.device,
             **{name: getattr(self.settings, name) for name in _TOLD},
         }
-        with replacing(folder / STATE) as temporary:
-            temporary.write_text(json.dumps(state), "utf-8")
+        checkpoint.save_numbers(folder / STATE, state)
 
     def restore(self, folder: Path) -> None:
         """See `Learner.restore`."""
@@ -392,12 +389,4 @@ def read_state(folder: Path) -> dict[str, Any]:
         OSError: it can not be read.
         ValueError: it was cut short, or says too little.
     """
-    path = folder / STATE
-    try:
-        state = json.loads(path.read_text("utf-8"))
-        whole = all(type(state[name]) is kind for name, kind in _STATE.items())
-    except (ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise ValueError(f"{path} is no state of PETS, or not the whole of one")
-    return state
+    return checkpoint.load_numbers(folder / STATE, _STATE, "state of PETS")

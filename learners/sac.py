@@ -7,19 +7,16 @@ then each round is gathered by the policy as it was when the round before had be
 and numbers depend on the threads' timing no more than before.
 """
 
-import json
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from ..controllers.episode import Episode
-from ..controllers.files import replacing
 from ..controllers.policy import PolicyController
 from . import checkpoint
 from .actor_critic import ActorCriticSettings, Batches
@@ -198,8 +195,7 @@ class SACTraining:
             "collect_rng": checkpoint.rng_state(self._actions),
             "draw_rng": checkpoint.rng_state(self._draws),
         }
-        with replacing(folder / STATE) as temporary:
-            temporary.write_text(json.dumps(state), "utf-8")
+        checkpoint.save_numbers(folder / STATE, state)
 
     def restore_controller(self, folder: Path) -> None:
         """See `Learner.restore_controller`."""
@@ -209,7 +205,7 @@ class SACTraining:
 
     def restore(self, folder: Path) -> None:
         """See `Learner.restore`."""
-        state = _read_state(folder)
+        state = checkpoint.load_numbers(folder / STATE, _STATE, "state of soft actor-critic")
         policy = LearnedPolicy.load(folder / POLICY, self.environment.task, self.policy.learned.device)
         self.policy.refuse_other(policy, str(folder / POLICY))
         replay = Replay.load(folder / REPLAY, self.replay.signature)
@@ -375,21 +371,3 @@ class _Piece:
             "collect_s": self.collect_s,
             "update_s": self.update_s,
         }
-
-
-def _read_state(folder: Path) -> dict[str, Any]:
-    """What a checkpoint's `state.json` says.
-
-    Raises:
-        OSError: it can not be read.
-        ValueError: it was cut short, or says too little.
-    """
-    path = folder / STATE
-    try:
-        state = json.loads(path.read_text("utf-8"))
-        whole = all(type(state[name]) is kind for name, kind in _STATE.items())
-    except (ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise ValueError(f"{path} is no state of soft actor-critic, or not the whole of one")
-    return state
