@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--read", action="store_true", help="train nothing")
     args = parser.parse_args()
-    learner, tasks = args.learner, args.tasks or [t for t, asked in ASKED[args.learner].items() if asked == asked]
+    learner, tasks = args.learner, args.tasks or [t for t, asked in ASKED[args.learner].items() if math.isfinite(asked)]
     if unknown := set(tasks) - ASKED[learner].keys():
         parser.error(f"no such task for {learner}: {', '.join(unknown)}; there are: {', '.join(ASKED[learner])}")
     found = {}
@@ -131,6 +131,8 @@ def gathered(learner: str, folders: list[Path]) -> Runs:
         shown = list(filter(scored, rows))
         curves.append(np.array([[row[name] for row in shown] for name in ("steps", "return")]))
         mean = None if learner == "pets" else last_evaluation(folder)
+        if learner != "pets" and mean is None:
+            raise SystemExit(f"{folder} has no evaluation of {EPISODES} episodes of its last checkpoint: trimtab eval")
         last.append(curves[-1][1, -1] if mean is None else mean)
         minutes = max(minutes, rows[-1]["wall_s"] / 60.0)
     return Runs(curves, np.array(last), minutes)
@@ -158,8 +160,8 @@ def report(learner: str, found: dict[str, Runs]) -> None:
         near = [f"{value:.0f}" for at, value in theirs if at == steps]
         table.add_row(
             task,
-            f"{asked:g}" if asked == asked else "-",
-            " ".join("-" if at is None else f"{at / 1000:g}k" for at in first) if asked == asked else "-",
+            f"{asked:g}" if math.isfinite(asked) else "-",
+            " ".join("-" if at is None else f"{at / 1000:g}k" for at in first) if math.isfinite(asked) else "-",
             f"{steps}",
             f"{last.mean:.0f}",
             f"{last.std:.0f}",

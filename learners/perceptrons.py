@@ -178,7 +178,9 @@ class Perceptrons:
 
     def _begin(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         """Takes inputs and draws what is dropped out; where outputs (E, n, outputs) will be."""
-        outputs = _kept(self._outputs, len(x), lambda: self.flat.new_empty(self.members, len(x), self.outputs))
+        outputs = _kept(
+            self._outputs, self.flat, len(x), lambda: self.flat.new_empty(self.members, len(x), self.outputs)
+        )
         for part in self._parts:
             part.begin(x, outputs, generator)
         return outputs
@@ -285,7 +287,9 @@ class _Part:
         """Takes inputs (n, inputs) and draws what is dropped out; results will go to `outputs` of all members."""
         s, rows = self.settings, len(x)
         self._dropping = bool(s.dropout) and generator is not None
-        room = _kept(self._rooms, rows, lambda: _Room(self.weights, rows, s.layer_norm, bool(s.dropout)))
+        room = _kept(
+            self._rooms, self.weights[0], rows, lambda: _Room(self.weights, rows, s.layer_norm, bool(s.dropout))
+        )
         if self._dropping:
             for mask in room.masks:
                 mask.bernoulli_(1.0 - s.dropout, generator=generator).div_(1.0 - s.dropout)
@@ -355,13 +359,12 @@ class _Part:
         return g
 
 
-def _kept(by_rows: dict[int, Kept], rows: int, make: Callable[[], Kept]) -> Kept:
+def _kept(by_rows: dict[int, Kept], weights: Tensor, rows: int, make: Callable[[], Kept]) -> Kept:
     """What is kept for so many rows, made if there is none; on a CPU for the last numbers of rows alone."""
     found = by_rows.pop(rows, None)
     if found is None:
         found = make()
     by_rows[rows] = found
-    first = next(iter(by_rows))
-    if len(by_rows) > _KEPT and not torch.cuda.is_available():
-        del by_rows[first]
+    if len(by_rows) > _KEPT and weights.device.type == "cpu":
+        del by_rows[next(iter(by_rows))]
     return found
