@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,10 +20,17 @@ def say(message: str, code: int) -> int:
     return code
 
 
+_usual_warning = warnings.formatwarning
+
+
 def warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """A warning as one line; where in the code it was given is of no use to who typed a command."""
+    """A warning of ours as one line, for whoever typed a command; libraries' as they are."""
+    from ..robots.plugins import Notice
+
+    if not issubclass(category, Notice):
+        return _usual_warning(message, category, filename, lineno, line)
     return "trimtab: " + " ".join(str(message).split()) + "\n"
 
 

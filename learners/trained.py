@@ -1,7 +1,7 @@
 """What a learner has trained, by the folder of its run: dynamics, `ensemble:DIR`, and what guides planners.
 
 DIR is a run's folder, whose last checkpoint is taken, or one of its checkpoints. Where a checkpoint was cut short the
-one before it stands in, as it does where training goes on, and a RuntimeWarning says so.
+one before it stands in, as it does where training goes on, and a `Notice` says so.
 """
 
 import warnings
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..robots.plugins import Notice
 from ..robots.task import Task
 from . import pets, sac
 from .device import usable_device
@@ -46,7 +47,7 @@ class TrainedEnsemble:
 def guide(folder: str, task: Task) -> LearnedPolicy:
     """The policy and values that were learned, for planning `task`; the plugin `trained` of guides.
 
-    A RuntimeWarning says where they were learned of another task with the same robot, whose rewards the values sum up.
+    A `Notice` says where they were learned of another task with the same robot, whose rewards the values sum up.
 
     Raises:
         ValueError: it is no run's folder, there is no checkpoint in it yet, none that can be read, or of another robot.
@@ -56,7 +57,7 @@ def guide(folder: str, task: Task) -> LearnedPolicy:
     other = content.get("task", task.name)
     if other != task.name:
         note = f"what is in {folder!r} was learned of {other}: its values are not of {task.name}'s rewards"
-        warnings.warn(note, RuntimeWarning, stacklevel=2)
+        warnings.warn(note, Notice, stacklevel=2)
     return policy
 
 
@@ -80,7 +81,7 @@ def _taken(folder: str, file: str, what: str, take: Callable[[Path], Kind]) -> K
         raise ValueError(f"{folder!r} holds no {what}: {run.about.learner} has no {file} there")
     found, note = first_usable(there, take)
     if note:
-        warnings.warn(note, RuntimeWarning, stacklevel=3)
+        warnings.warn(note, Notice, stacklevel=3)
     return found
 
 

@@ -31,7 +31,7 @@ def names() -> list[str]:
         try:
             tasks = plugins.find("robots", robot)
         except PluginError as error:
-            warnings.warn(str(error), RuntimeWarning, stacklevel=2)
+            warnings.warn(str(error), plugins.Notice, stacklevel=2)
             continue
         found += [f"{robot}-{task}" for task in tasks]
     return found

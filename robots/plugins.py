@@ -12,6 +12,10 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 
+class Notice(RuntimeWarning):
+    """Something that a person should know and that ends nothing: a checkpoint or a plugin that can not be used."""
+
+
 class UnknownName(ValueError):
     """A name that is not known; the message lists the known ones, and the nearest."""
 

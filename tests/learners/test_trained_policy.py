@@ -62,12 +62,13 @@ def ran(*arguments):
         return json.load(file)
 
 
-def test_a_run_s_folder_holds_all(runs):
-    there = {path.name for path in (runs / "pendulum-swingup").iterdir()}
+def test_a_run_s_folder_holds_all(runs, folder):
+    run = shutil.copytree(runs / "pendulum-swingup", folder / "run")
+    there = {path.name for path in run.iterdir()}
     assert {"scenario.toml", "run.json", "metrics.csv", "curve.png", "episode.npz", "checkpoints"} <= there
     assert "evaluation.json" not in there
-    assert main(["eval", str(runs / "pendulum-swingup"), "--episodes", "2"]) == 0
-    assert len(json.loads((runs / "pendulum-swingup" / "evaluation.json").read_text())["returns"]) == 2
+    assert main(["eval", "run", "--episodes", "2"]) == 0
+    assert len(json.loads((run / "evaluation.json").read_text())["returns"]) == 2
 
 
 def test_a_policy_drives(runs):
