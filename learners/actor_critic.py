@@ -453,12 +453,15 @@ class Policy:
         self._layers = [[part[0].cpu().numpy().copy() for part in layer] for layer in actor.layers()]
         self._discrete = discrete
 
-    def __call__(self, seen: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+    def __call__(
+        self, seen: np.ndarray, rng: np.random.Generator | None = None, noise: np.ndarray | None = None
+    ) -> np.ndarray:
         """Actions (n, na) between -1 and 1, or numbers of choices (n, 1).
 
         Args:
             seen: what the policy is told (n, no), float32.
             rng: draws actions; None gives the mean's, or the likeliest choice.
+            noise: standard normal (n, na), instead of what `rng` would draw; choices do without.
         """
         h = seen
         for weight, bias in self._layers[:-1]:
@@ -470,9 +473,11 @@ class Policy:
                 outputs = outputs + rng.gumbel(size=outputs.shape)
             return outputs.argmax(axis=-1)[:, None].astype(float)
         mean, raw = np.split(outputs, 2, axis=-1)
-        if rng is not None:
+        if noise is None and rng is not None:
+            noise = rng.standard_normal(mean.shape)
+        if noise is not None:
             low, high = LOG_STD
-            mean = mean + np.exp(low + 0.5 * (high - low) * (np.tanh(raw) + 1.0)) * rng.standard_normal(mean.shape)
+            mean = mean + np.exp(low + 0.5 * (high - low) * (np.tanh(raw) + 1.0)) * noise
         return np.tanh(mean, dtype=float)
 
 

@@ -101,6 +101,7 @@ class Collector:
         steps: control steps of the plants so far, those of all copies counted.
         episodes: that have ended so far.
         repeat: control steps for each decision.
+        longest: decisions of an episode, at most.
 
     Raises:
         ValueError: a number of copies out of range; a plant that can not simulate the task; a safety by which anything
@@ -117,7 +118,7 @@ class Collector:
         robot = task.robot
         self.steps = self.episodes = 0
         self.repeat = environment.repeat
-        self._longest = max(1, round(environment.duration / (self.repeat * robot.dt))) * self.repeat
+        self.longest = max(1, round(environment.duration / (self.repeat * robot.dt)))
         self._low, self._high = robot.control_limits
         self._slew: np.ndarray | None = None  # largest change of a control in one control step
         if safety.rate is not None:
@@ -138,6 +139,10 @@ class Collector:
         except BaseException:
             self.close()
             raise
+
+    def under_way(self) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers (n,) of the episodes that go on in the copies, and how many decisions (n,) each has had."""
+        return self._numbers, self._lengths // self.repeat
 
     def step(self, u: np.ndarray) -> Steps:
         """One decision in each copy: applies `u` (n, nu) for `repeat` control steps.
@@ -173,7 +178,7 @@ class Collector:
         self._returns += reward
         self.steps += int(made.sum())
         self._applied = last
-        over = ended | failed | (self._lengths >= self._longest)
+        over = ended | failed | (self._lengths >= self.longest * self.repeat)
         finishing = [int(i) for i in np.flatnonzero(over)]
         before, self.y, y_next = self.y, ends.copy(), ends
         finished = tuple(self._finish(i, ends[i], faults if failed[i] else {}) for i in finishing)
@@ -331,7 +336,7 @@ class Collector:
             "simulator": environment.simulator,
             "robot": Signature.of(environment.task.robot).to_json(),
             "repeat": self.repeat,
-            "longest": self._longest,
+            "longest": self.longest * self.repeat,
             "rate": None if rate is None else np.asarray(rate, float).tolist(),
             "copies": len(self.y),
             "seed": self.seed,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import ndtr
 
 from ..controllers.policy import PolicyController
 from ..robots.task import Task
@@ -72,10 +73,12 @@ class Snapshot:
     def __init__(self, policy: "LearnedPolicy") -> None:
         self._of, self._statistics, self._network = policy, policy.statistics, policy.learned.policy()
 
-    def __call__(self, y: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Controls: the policy's mean, or its likeliest choice; drawn from it where there is an `rng`."""
+    def __call__(
+        self, y: np.ndarray, rng: np.random.Generator | None = None, noise: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Controls: the policy's mean, or its likeliest choice; drawn from it if there is an `rng`, or by `noise`."""
         seen = self._of.seen(y, self._statistics)
-        actions = self._network(seen.reshape(-1, seen.shape[-1]), rng)
+        actions = self._network(seen.reshape(-1, seen.shape[-1]), rng, noise)
         return self._of.controls(actions).reshape(*seen.shape[:-1], -1)
 
 
@@ -163,10 +166,12 @@ class LearnedPolicy:
             return np.clip(np.round(u - self._low - 0.5), 0, self.choices - 1)
         return np.clip((u - self._low) / self._half - 1.0, -1.0, 1.0)
 
-    def random_controls(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Controls (count, nu), as likely as any others within limits."""
+    def random_controls(self, count: int, rng: np.random.Generator, noise: np.ndarray | None = None) -> np.ndarray:
+        """Controls (count, nu), as likely as any others within limits; by standard normal `noise` if there is any."""
         if self.choices:
             return self.controls(rng.integers(self.choices, size=(count, 1)))
+        if noise is not None:
+            return self.controls(2.0 * ndtr(noise) - 1.0)
         return self.controls(rng.uniform(-1.0, 1.0, (count, len(self._low))))
 
     def learn_statistics(self, y: np.ndarray) -> None:

@@ -21,6 +21,7 @@ from ..controllers.policy import PolicyController
 from . import checkpoint
 from .actor_critic import ActorCriticSettings, Batches
 from .collection import Collector, Finished, Steps
+from .coloured_noise import ExplorationNoise
 from .device import usable_device
 from .evaluation import evaluate
 from .interface import Environment, Progress, TrainingError, Watch
@@ -85,6 +86,8 @@ class SAC(ActorCriticSettings):
         n_step: decisions whose rewards a target sums up before it asks the critics; the policy's entropies on the way
             do not count then.
         capacity: most decisions that are kept, oldest replaced.
+        colour: exponent of the power 1/f^colour of what exploration adds to the mean along an episode: 0 is white, as
+            published, 1 pink. Not for choices.
         normalised: whether networks are told readings less their mean and over their standard deviation.
         untold: readings, or entries of them, that networks are not told: how far a robot has walked, for one.
         schedule: what happens when.
@@ -96,6 +99,7 @@ class SAC(ActorCriticSettings):
 
     n_step: int = 1
     capacity: int = 1_000_000
+    colour: float = 0.0
     normalised: bool = True
     untold: tuple[str, ...] = ()
     schedule: Schedule = field(default_factory=Schedule)
@@ -106,6 +110,8 @@ class SAC(ActorCriticSettings):
         for name in ("n_step", "capacity"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not (math.isfinite(self.colour) and self.colour >= 0.0):
+            raise ValueError(f"colour is {self.colour}; it must be finite and at least 0 (0 is white)")
         if self.capacity < self.schedule.copies:
             raise ValueError(f"capacity is {self.capacity}; it must be at least copies, {self.schedule.copies}")
 
@@ -135,6 +141,8 @@ class SACTraining:
             settings.normalised,
             device,
         )
+        if settings.colour and self.policy.choices:
+            raise ValueError(f"colour is {settings.colour}; exploration among choices is white: 0")
         decided = environment.task.with_period(environment.period).robot
         copies = settings.schedule.copies
         self.replay = Replay(decided, settings.capacity // copies * copies, lanes=copies)
@@ -143,6 +151,7 @@ class SACTraining:
         self._due = 0.0  # updates that decisions have earned
         self._evaluated = 0  # control steps at the last evaluation
         self._gathering: Collector | None = None
+        self._noise: ExplorationNoise | None = None
         self._thread: ThreadPoolExecutor | None = None
 
     @property
@@ -155,6 +164,9 @@ class SACTraining:
         # Made when it is needed: a controller does not need plants.
         if self._gathering is None:
             self._gathering = Collector(self.environment, self.settings.schedule.copies, self._seed)
+            if self.settings.colour:
+                actions, decisions = self.policy.learned.actions, self._gathering.longest
+                self._noise = ExplorationNoise(self.settings.colour, decisions, actions, self._seed)
         return self._gathering
 
     def check(self) -> None:
@@ -254,10 +266,11 @@ class SACTraining:
         """Decisions of a round, and the time [s] that they took."""
         begun, collector, rounds = time.perf_counter(), self._collector, []
         for _ in range(self.settings.schedule.round):
+            noise = None if self._noise is None else self._noise.at(*collector.under_way())
             if collector.steps < self.settings.schedule.random_steps:
-                controls = self.policy.random_controls(len(collector.y), self._actions)
+                controls = self.policy.random_controls(len(collector.y), self._actions, noise)
             else:
-                controls = policy(collector.y, self._actions)
+                controls = policy(collector.y, self._actions, noise)
             rounds.append(collector.step(controls))
         return rounds, time.perf_counter() - begun
 

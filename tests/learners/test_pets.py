@@ -47,20 +47,6 @@ def unseen(doing, numbers):
     pass
 
 
-@pytest.fixture
-def begin():
-    """Learners, closed when the test is over."""
-    learners = []
-
-    def make(settings=SMALL, where=None, seed=ABOUT.seed):
-        learners.append(settings.start(where or environment(), seed))
-        return learners[-1]
-
-    yield make
-    for learner in learners:
-        learner.close()
-
-
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
     """The folder where a learner of two episodes is saved; to be copied."""

@@ -42,24 +42,11 @@ SETTINGS = {
     "usual": SMALL,
     "beside": scheduled(beside=True),
     "copies": scheduled(dataclasses.replace(SMALL, n_step=3), copies=3),
+    "pink": scheduled(dataclasses.replace(SMALL, colour=1.0), copies=2),
     "few kept": dataclasses.replace(SMALL, capacity=21),
     "REDQ": scheduled(dataclasses.replace(SMALL, critics=4, objective="mean", actor_every=3), ratio=3.0),
     "DroQ": dataclasses.replace(SMALL, network=NetworkSettings(hidden=(8,), layer_norm=True, dropout=0.1)),
 }
-
-
-@pytest.fixture
-def begin():
-    """Learners, closed when the test is over."""
-    learners = []
-
-    def make(settings=SMALL, where=None, seed=ABOUT.seed):
-        learners.append(settings.start(where or environment(), seed))
-        return learners[-1]
-
-    yield make
-    for learner in learners:
-        learner.close()
 
 
 def numbers(folder):
@@ -132,7 +119,7 @@ def test_a_controller_needs_neither_plants_nor_replay(tmp_path, begin):
         (dataclasses.replace(SMALL, discount=0.9), None, "another discount: 0.99; expected: 0.9"),
         (dataclasses.replace(SMALL, untold=("pole_velocity",)), None, "another untold"),
         (dataclasses.replace(SMALL, capacity=9), None, "another number of capacity: 1000000; expected: 9"),
-        (scheduled(copies=2), None, "copies|lanes"),
+        (scheduled(copies=2), None, "another number of lanes: 1; expected: 2"),
     ],
 )
 def test_what_another_learner_saved_is_refused(settings, where, message, tmp_path, begin):
@@ -236,6 +223,11 @@ def test_choices_are_learned(begin):
     [
         (lambda: SAC(n_step=0), "n_step is 0"),
         (lambda: SAC(capacity=0), "capacity is 0"),
+        (lambda: SAC(colour=-1.0), "colour is -1.0; it must be finite and at least 0"),
+        (
+            lambda: SAC(colour=1.0).start(environment(corridor(), 1.0, 50.0, "finite"), 0),
+            "colour is 1.0; exploration among choices is white",
+        ),
         (lambda: SAC(capacity=3, schedule=Schedule(copies=4)), "capacity is 3; it must be at least copies, 4"),
         (lambda: Schedule(copies=257), "copies is 257; it must be from 1 to 256"),
         (lambda: Schedule(ratio=0.0), "ratio is 0.0"),
