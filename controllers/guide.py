@@ -14,8 +14,10 @@ decision, and `discount` is of a decision. A plan's step of another length has w
 last one, and g = discount^(its length / period).
 """
 
+import os
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -57,6 +59,11 @@ class Guide(Protocol):
     def action(self, y: np.ndarray) -> np.ndarray:
         """What the policy does on average, (..., nu) within limits, on readings `y` (..., ny)."""
         ...
+
+
+def may_be_learned(name: str) -> bool:
+    """Whether `load` may know that name: it is a path, or another plugin's."""
+    return ":" in name or os.sep in name or Path(name).exists()
 
 
 def load(name: str, task: Task) -> Guide:

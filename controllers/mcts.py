@@ -23,12 +23,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..robots.plugins import UnknownName
 from ..robots.task import Task
 from ..sim.branching import Branching, ClosedFormBranching, branching
 from ..sim.interface import Dynamics, State
 from . import splines
 from .bandits import HOO, PUCT, UCT, Rule, Tree
-from .guide import Guide, ValuedReturn
+from .guide import Guide, ValuedReturn, may_be_learned
 from .plan import Explored, Plan
 from .problem import Problem
 from .sampling import require_at_least, require_share
@@ -214,8 +215,12 @@ class MCTS:
         """Compiles what a search needs, so that the first plan need not wait for it.
 
         Raises:
+            UnknownName: `policy` is neither one that trees have of themselves, nor one that was learned.
             ValueError: the settings do not fit the dynamics' controls.
         """
+        learned = self.guides.get("policy")
+        if learned and not may_be_learned(learned):
+            raise UnknownName("policy", learned, (*POLICIES, "the folder of a trained run"))
         aim = self._aim(None, None)
         searcher = self._searcher(dynamics, task, aim)
         rng = np.random.default_rng(0)

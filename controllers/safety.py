@@ -73,6 +73,19 @@ class Safety:
                 raise UnknownName("safety check", kind, KINDS)
             _check(fallback, (*FALLBACKS, "clip") if kind in _CLIPPED else FALLBACKS)
 
+    def slew(self, limits: np.ndarray, dt: float) -> np.ndarray | None:
+        """Largest change of each control (nu,) within limits (2, nu) from one step of `dt` [s] to the next; None: any.
+
+        Raises:
+            ValueError: `rate` is neither one number nor one per control.
+        """
+        if self.rate is None:
+            return None
+        nu, rate = limits.shape[1], np.asarray(self.rate, dtype=float)
+        if rate.shape not in ((), (nu,)):
+            raise ValueError(f"safety: rate has shape {rate.shape}; this robot takes one number or ({nu},)")
+        return rate * (limits[1] - limits[0]) * dt
+
     def of(self, kind: str) -> Fallback:
         """The fallback of the check `kind`."""
         return self.fallbacks.get(kind, "clip" if kind in _CLIPPED else self.fallback)
@@ -122,12 +135,7 @@ class Guard:
         self._low, self._high = limits
         nu = limits.shape[1]
         span = self._high - self._low
-        self._slew: np.ndarray | None = None  # largest change of a control in one step
-        if safety.rate is not None:
-            rate = np.asarray(safety.rate, dtype=float)
-            if rate.shape not in ((), (nu,)):
-                raise ValueError(f"safety: rate has shape {rate.shape}; this robot takes one number or ({nu},)")
-            self._slew = rate * span * dt
+        self._slew = safety.slew(limits, dt)
         # Actuators without limits have no range; their tolerance is then relative to 1.
         self._slack = _TOLERANCE * np.where(np.isfinite(span), span, 1.0)
         self._zero = np.clip(np.zeros(nu), self._low, self._high)

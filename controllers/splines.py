@@ -97,23 +97,33 @@ def projection(horizon: int, knots: int, kind: Spline) -> np.ndarray:
     return inverse
 
 
-@functools.lru_cache(maxsize=64)
-def colouring(knots: int, exponent: float) -> np.ndarray:
-    """The matrix C (K, K) that turns white noise along the knots into noise with power 1/f^exponent, unit variance.
+def coloured(white: np.ndarray, exponent: float) -> np.ndarray:
+    """White noise (K, ...) along K samples as noise with power 1/f^exponent, of the same variance.
 
-    C is circulant: it scales the Fourier components of a series of K samples by f^(-exponent/2) (Timmer and Koenig,
-    1995; the coloured noise of Pinneri et al., 2020). The mean counts as the lowest frequency.
+    Fourier components are scaled by f^(-exponent/2) (Timmer and Koenig, 1995; the coloured noise of Pinneri et al.,
+    2020). The mean counts as the lowest frequency.
 
     Raises:
         ValueError: a negative exponent.
     """
     if exponent < 0.0:
         raise ValueError(f"the exponent of coloured noise is {exponent}; it must be at least 0 (0 is white)")
-    frequency = np.abs(np.fft.fftfreq(knots))
-    frequency[0] = frequency[1] if knots > 1 else 1.0
+    count = len(white)
+    frequency = np.abs(np.fft.fftfreq(count))
+    frequency[0] = frequency[1] if count > 1 else 1.0
     amplitude = frequency ** (-exponent / 2.0)
     amplitude /= np.sqrt(np.mean(amplitude**2))
-    matrix = np.fft.ifft(amplitude[:, None] * np.fft.fft(np.eye(knots), axis=0), axis=0).real
-    matrix = np.ascontiguousarray(matrix)
+    shaped = amplitude.reshape(-1, *(1,) * (white.ndim - 1))
+    return np.ascontiguousarray(np.fft.ifft(shaped * np.fft.fft(white, axis=0), axis=0).real)
+
+
+@functools.lru_cache(maxsize=64)
+def colouring(knots: int, exponent: float) -> np.ndarray:
+    """The matrix (K, K) that turns white noise along the knots into coloured noise; see `coloured`.
+
+    Raises:
+        ValueError: a negative exponent.
+    """
+    matrix = coloured(np.eye(knots), exponent)
     matrix.flags.writeable = False
     return matrix

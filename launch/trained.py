@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-from pathlib import Path
 from typing import Any
 
 from ..learners.interface import Environment, Learner
@@ -31,11 +30,8 @@ class Run:
     """
 
     def __init__(self, folder: str) -> None:
-        path = Path(folder).resolve()
-        inside = path.parent.name == "checkpoints" and (path.parents[1] / "run.json").is_file() and path.is_dir()
         self.named = folder
-        self.name = path.name if inside else ""
-        self.folder = RunFolder(path.parents[1] if inside else folder)
+        self.folder, self.name = RunFolder.at(folder)
         learner = self.folder.about.learner
         check_learner(learner)
         self.setup = scenario.resolve(scenario.find(str(self.folder.configuration)), learner=learner)
@@ -71,13 +67,11 @@ class Run:
 
 def _on_a_device_there_is(settings: Any) -> Any:
     """The learner's settings, its networks on the processor where it was trained on a GPU that is not here."""
-    from ..learners.device import usable_device  # needs torch, which may be missing until a learner is asked for
+    from ..learners.device import device_there_is  # needs torch, which may be missing until a learner is asked for
 
-    try:
-        usable_device(getattr(settings, "device", "cpu"))
-    except ValueError:
-        return dataclasses.replace(settings, device="cpu")
-    return settings
+    device = getattr(settings, "device", None)
+    there = device and device_there_is(device)
+    return settings if there == device else dataclasses.replace(settings, device=there)
 
 
 def environment(setup: scenario.Setup) -> Environment:

@@ -120,9 +120,7 @@ class Collector:
         self.repeat = environment.repeat
         self.longest = max(1, round(environment.duration / (self.repeat * robot.dt)))
         self._low, self._high = robot.control_limits
-        self._slew: np.ndarray | None = None  # largest change of a control in one control step
-        if safety.rate is not None:
-            self._slew = np.broadcast_to(np.asarray(safety.rate, float) * (self._high - self._low) * robot.dt, robot.nu)
+        self._slew = safety.slew(robot.control_limits, robot.dt)
         self._copies = sim.copies(environment.simulator, task, copies, threads)
         if abs(self._copies.dt - robot.dt) > 1e-9:
             raise ValueError(f"plants step by {self._copies.dt:g} s; {task.name} is controlled every {robot.dt:g} s")

@@ -3,6 +3,15 @@
 import torch
 
 
+def device_there_is(name: str) -> str:
+    """That name, or the processor's if there is no such device here: what a GPU learned is used on a machine without."""
+    try:
+        usable_device(name)
+    except ValueError:
+        return "cpu"
+    return name
+
+
 def usable_device(name: str) -> torch.device:
     """The device of that name.
 

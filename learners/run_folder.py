@@ -130,6 +130,19 @@ class RunFolder:
             _write(path / "run.json", _json(about))
         return cls(path)
 
+    @classmethod
+    def at(cls, path: str | os.PathLike) -> tuple["RunFolder", str]:
+        """The run whose folder, or checkpoint, lies there, and the checkpoint's name: empty for a run's folder.
+
+        Raises:
+            ValueError: as for a run's folder.
+        """
+        there = Path(path).resolve()
+        run = there.parents[1] if len(there.parents) > 1 else there
+        if there.parent.name == "checkpoints" and there.is_dir() and (run / "run.json").is_file():
+            return cls(run), there.name
+        return cls(path), ""
+
     @property
     def configuration(self) -> Path:
         """The scenario file that says all settings."""

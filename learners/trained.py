@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from ..robots.plugins import Notice
 from ..robots.task import Task
 from . import pets, sac
-from .device import usable_device
+from .device import device_there_is
 from .ensemble_dynamics import EnsembleDynamics
 from .learned_model import LearnedModel
 from .learned_policy import LearnedPolicy
@@ -40,7 +40,9 @@ class TrainedEnsemble:
                 robot or period.
         """
         state, model = _taken(folder, pets.MODEL, "learned model", _read)
-        learned = LearnedModel.from_state_dict(model, task.robot, _device(state), f"the model in {folder!r}")
+        learned = LearnedModel.from_state_dict(
+            model, task.robot, device_there_is(state["device"]), f"the model in {folder!r}"
+        )
         return EnsembleDynamics(task, learned, state["propagation"], state["particles"])
 
 
@@ -87,25 +89,14 @@ def _taken(folder: str, file: str, what: str, take: Callable[[Path], Kind]) -> K
 
 def _run(folder: str) -> tuple[RunFolder, list[Path]]:
     """The run, and the checkpoints to take, the first that can be read."""
-    path = Path(folder).resolve()
-    if path.parent.name == "checkpoints" and path.is_dir() and (path.parents[1] / "run.json").is_file():
-        return RunFolder(path.parents[1]), [path]
-    run = RunFolder(folder)
-    return run, [run.checkpoint("last"), run.checkpoint("previous")]
+    run, name = RunFolder.at(folder)
+    return run, [run.checkpoint(kept) for kept in ([name] if name else ["last", "previous"])]
 
 
 def _read(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a checkpoint says of how plans are made, and the state of its model."""
     state = pets.read_state(checkpoint)
-    return state, LearnedModel.read(checkpoint / pets.MODEL, _device(state))
-
-
-def _device(state: dict[str, Any]) -> str:
-    try:
-        usable_device(state["device"])
-    except ValueError:  # trained on a machine with a GPU, used on one without
-        return "cpu"
-    return state["device"]
+    return state, LearnedModel.read(checkpoint / pets.MODEL, device_there_is(state["device"]))
 
 
 ensemble = TrainedEnsemble()
