@@ -23,6 +23,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 from trimtab import robots, sim
+from trimtab.controllers.random_shooting import RandomShooting
+from trimtab.learners.collection import Collector
+from trimtab.learners.interface import Environment
+from trimtab.learners.replay import Replay
 from trimtab.sim.interface import available_cores
 
 FRAMES = 5
@@ -95,6 +99,27 @@ def _controls(task: robots.Task, count: int) -> np.ndarray:
     return np.random.default_rng(0).uniform(low, high, (count, task.robot.nu))
 
 
+def decision(name: str, count: int, repeat: int) -> Contestant:
+    """Our collector: copies, rewards, terminations and episodes; a call is a decision in each copy."""
+    task = robots.load(name)
+    period = repeat * task.robot.dt
+    where = Environment(task, "mujoco", period, task.duration, planner=RandomShooting())
+    collector = Collector(where, count, seed=0)
+    turns = _turns(_controls(task, count))
+    return lambda: collector.step(next(turns)), 1
+
+
+def draws(name: str, n_step: int, rows: int = 8192, kept: int = 1_000_000) -> Contestant:
+    """Drawing so many rows of so many that are kept, as an update of a learner does."""
+    robot = robots.load(name).robot
+    replay, rng = Replay(robot, kept), np.random.default_rng(0)
+    y = rng.normal(size=(kept, robot.layout.size))
+    ends = np.arange(1, kept + 1) % 1000 == 0
+    u = rng.normal(size=(kept, robot.nu))
+    replay.extend(y, u, y, rng.normal(size=kept), np.zeros(kept, bool), ends)
+    return lambda: replay.sample_returns((rows,), n_step, 0.99, rng), 1
+
+
 def measure(contestants: dict[str, Contestant], rounds: int, seconds: float) -> dict[str, float]:
     """Thousands of steps a second of each, in the best of rounds of about so many seconds."""
     calls = {}
@@ -140,6 +165,12 @@ def main() -> None:
             contestants["AsyncVectorEnv"] = vector("async", count)
         rows[count] = measure(contestants, given.rounds, given.seconds)
     _show(console, "cheetah beside Gymnasium's HalfCheetah: thousands of physics steps a second", rows)
+    calls = {f"a decision of two steps, {count} copies": decision("cheetah-run", count, 2) for count in given.copies}
+    calls |= {f"drawing 8192 rows, returns of {n}": draws("cheetah-run", n) for n in (1, 3, 5)}
+    table = Table("of a learner on cheetah-run", "microseconds")
+    for what, rate in measure(calls, given.rounds, given.seconds).items():
+        table.add_row(what, f"{1e3 / rate:.0f}")
+    console.print(table)
 
 
 def _show(console: Console, title: str, rows: dict[int, dict[str, float]]) -> None:

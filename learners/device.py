@@ -4,7 +4,7 @@ import torch
 
 
 def device_there_is(name: str) -> str:
-    """That name, or the processor's if there is no such device here: what a GPU learned is used on a machine without."""
+    """That name, or the processor's if there is no such device here: a machine without a GPU uses what one learned."""
     try:
         usable_device(name)
     except ValueError:
