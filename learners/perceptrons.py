@@ -2,8 +2,9 @@
 
 E members of one shape, as in `networks.py`, but made for many small updates: an optimiser's step, and the average that
 target networks keep, are one operation on the flat vector, results go to buffers that are kept, and a gradient is
-computed only where somebody asks for it. On a CPU members are computed one by one, large ones by threads of our own; on
-a GPU they are one batch. Of a layer h -> f(z), z = b + h W, with g the gradient with respect to z,
+computed only where somebody asks for it. On a CPU members are computed one by one, large ones by threads of our own,
+and what is between the products is native code (`kernels.py`) if hidden layers are nothing but rectified; on a GPU
+members are one batch. Of a layer h -> f(z), z = b + h W, with g the gradient with respect to z,
 
     dW = h' g,    db = 1' g,    dh = g W'
 
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import kernels
 from .threads import in_threads
 
 Kept = TypeVar("Kept")
@@ -254,6 +256,16 @@ class _Room:
         self.masks = [new(width) for width in hidden] if dropout else []
         self.normalised = [new(width) for width in hidden] if normalised else []
         self.scales = [new(1) for _ in hidden] if normalised else []
+        on_cpu = weights[0].device.type == "cpu"
+        self.own_h = [h.numpy() for h in self.h] if on_cpu else []
+        self.own_g: list[np.ndarray] = []
+        self.all = np.arange(rows)
+
+    def back(self) -> None:
+        """Makes the arrays that a way back needs."""
+        if not self.g:
+            self.g = [torch.empty_like(h) for h in self.h]
+            self.own_g = [g.numpy() for g in self.g] if self.own_h else []
 
 
 class _Part:
@@ -282,6 +294,11 @@ class _Part:
         # On a CPU a product of matrices takes ten times as long for one column.
         self._narrow = single and self.weights[-1].shape[-1] == 1
         self._rooms: dict[int, _Room] = {}
+        self._rectified = single and not settings.layer_norm and not settings.dropout
+        if self._rectified:
+            self._biases = [layer[1][0].numpy() for layer in self._layers]
+            self._by_biases = [layer[1][0].numpy() for layer in self._by_layers]
+            self._one, self._by_one = self.weights[-1][:, 0].numpy(), self._by_layers[-1][0][:, 0].numpy()
 
     def begin(self, x: Tensor, outputs: Tensor, generator: torch.Generator | None) -> None:
         """Takes inputs (n, inputs) and draws what is dropped out; results will go to `outputs` of all members."""
@@ -298,6 +315,9 @@ class _Part:
 
     def forward(self) -> None:
         """Computes the outputs."""
+        if self._rectified:
+            self._forward_rectified()
+            return
         room, h = self._room, self._x
         for k, z in enumerate(room.h):
             weight, bias, *norm = self._layers[k]
@@ -326,7 +346,9 @@ class _Part:
             rows: of one member's last pass; without, all.
         """
         room, last = self._room, len(self.weights) - 1
-        room.g = room.g or [torch.empty_like(h) for h in room.h]
+        room.back()
+        if self._rectified:
+            return self._back_rectified(g, weights, rows)
 
         def of(kept: Tensor) -> Tensor:
             return kept if rows is None else kept.index_select(0, rows)
@@ -356,6 +378,47 @@ class _Part:
             if k:
                 out = room.g[k - 1] if rows is None else room.g[k - 1][: len(rows)]
                 g = (torch.mul if narrow else self.product)(g, weight.mT, out=out)
+        return g
+
+    def _forward_rectified(self) -> None:
+        """`forward` where hidden layers are nothing but rectified."""
+        room, h, last = self._room, self._x, len(self.weights) - 1
+        for k, z in enumerate(room.h):
+            torch.mm(h, self.weights[k], out=z)
+            if self._narrow and k == last - 1:
+                out = self._outputs.numpy()[:, 0]
+                kernels.rectify_to_one(room.own_h[k], self._biases[k], self._one, self._biases[last], out)
+                return
+            kernels.rectify(room.own_h[k], self._biases[k])
+            h = z
+        torch.addmm(self._layers[last][1], h, self.weights[last], out=self._outputs)
+
+    def _back_rectified(self, g: Tensor, weights: bool, rows: Tensor | None) -> Tensor:
+        """`back` where hidden layers are nothing but rectified."""
+        room, last = self._room, len(self.weights) - 1
+        which, count = (room.all, len(room.all)) if rows is None else (rows.numpy(), len(rows))
+        for k in range(last, 0, -1):
+            h, below = room.own_h[k - 1], room.own_g[k - 1][:count]
+            out = room.g[k - 1] if rows is None else room.g[k - 1][:count]
+            if self._narrow and k == last:
+                given, found = (g.numpy()[:, 0], self._one, h, below), self._by_biases
+                if weights:
+                    kernels.back_from_one(*given, self._by_one, found[k], found[k - 1])
+                else:
+                    kernels.back_from_one_of(*given, which)
+            else:
+                if weights:
+                    torch.mm(room.h[k - 1].t(), g, out=self._by_layers[k][0])
+                    if k == last:
+                        torch.sum(g, dim=-2, keepdim=True, out=self._by_layers[k][1])
+                torch.mm(g, self.weights[k].t(), out=out)
+                if weights:
+                    kernels.rectified(below, h, self._by_biases[k - 1])
+                else:
+                    kernels.rectified_of(below, h, which)
+            g = out
+        if weights:
+            torch.mm(self._x.t(), g, out=self._by_layers[0][0])
         return g
 
 

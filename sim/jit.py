@@ -21,17 +21,19 @@ _config: Any = config
 _njit: Any = functools.partial(numba.njit, nogil=True, cache=True, error_model="numpy")
 
 
-def compiled(*signature: Any) -> Callable[[Callable[..., Any]], Any]:
+def compiled(*signature: Any, sums_in_any_order: bool = False) -> Callable[[Callable[..., Any]], Any]:
     """Compiles a function, at once for a signature or when it is first called; kept on disk.
 
-    Division by zero gives what it gives in NumPy.
+    Division by zero gives what it gives in NumPy. Sums may be allowed to be taken in the order that is fastest, always
+    the same one on one machine.
     """
+    options = {"fastmath": {"reassoc", "contract"}} if sums_in_any_order else {}
 
     def wrap(function: Callable[..., Any]) -> Any:
         with _lock:  # where code is kept is told when a function is wrapped
             before, _config.CACHE_DIR = _config.CACHE_DIR, str(_folder())
             try:
-                return _njit(*signature)(function)
+                return _njit(*signature, **options)(function)
             finally:
                 _config.CACHE_DIR = before
 
@@ -46,7 +48,7 @@ inline: Any = functools.partial(numba.njit, nogil=True, error_model="numpy", no_
 def _folder() -> Path:
     """Where the code of these sources is kept."""
     told = hashlib.sha256()
-    for room in ("controllers", "sim"):
+    for room in ("controllers", "learners", "sim"):
         for file in sorted((Path(__file__).parents[1] / room).glob("*.py")):
             source = file.read_bytes()
             if any(word in source for word in (b"numba", b"jit import", b"@native")):
