@@ -272,3 +272,27 @@ def test_numpy_draws_the_same_choices():
 def test_settings_out_of_range_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         ActorCriticSettings(**settings)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (SoftActorCritic, ActorCriticSettings(network=SMALL)),
+        (SoftActorCritic, ActorCriticSettings(network=SMALL, critics=4, actor_every=2)),
+        (SoftActorCritic, ActorCriticSettings(network=NetworkSettings(hidden=(16, 16), layer_norm=True, dropout=0.2))),
+        (DiscreteSoftActorCritic, ActorCriticSettings(network=SMALL)),
+    ],
+)
+def test_updates_recorded_on_a_gpu_are_the_plain_ones(kind, settings, monkeypatch):
+    actions = 3 if kind is DiscreteSoftActorCritic else 2
+    data = batches(count=6, choices=actions if kind is DiscreteSoftActorCritic else 0)
+    data = Batches(**{name: part.to("cuda") for name, part in vars(data).items()})
+    recorded, plain = (kind(4, actions, settings, np.random.default_rng(1), "cuda") for _ in range(2))
+    monkeypatch.setattr(plain, "_recorded", lambda moves, parts: plain._once(moves, *parts))
+    for _ in range(2):  # graphs are made in the first round, and played alone in the second
+        found, wanted = recorded.update(data), plain.update(data)
+        assert found == pytest.approx(wanted, rel=1e-4, abs=1e-5)
+    for name, tensor in recorded._changing().items():
+        torch.testing.assert_close(tensor, plain._changing()[name], rtol=1e-3, atol=1e-5, msg=name)
+    torch.testing.assert_close(recorded.generator.get_state(), plain.generator.get_state())

@@ -143,3 +143,19 @@ def test_a_twin_has_weights_of_its_own():
 def test_settings_out_of_range_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         NetworkSettings(**settings)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_gpu_computes_what_a_processor_does(layer_norm, outputs):
+    settings, found = NetworkSettings(hidden=(16, 16), layer_norm=layer_norm), []
+    x, g, chosen = torch.randn(50, 4), torch.randn(3, 50, outputs), torch.arange(50) % 3
+    for device in ("cpu", "cuda"):
+        own = Perceptrons(3, 4, outputs, settings, np.random.default_rng(0), device)
+        values = own.forward(x.to(device)).clone()
+        one = own.by_inputs_of(chosen.to(device), g[0].to(device), 1)
+        own.backward(g.to(device))
+        found.append([part.cpu() for part in (values, one, own.grad)])
+    for there, here in zip(*found):
+        torch.testing.assert_close(there, here, rtol=1e-3, atol=1e-4)
