@@ -3,8 +3,8 @@
 E members of one shape, as in `networks.py`, but made for many small updates: an optimiser's step, and the average that
 target networks keep, are one operation on the flat vector, results go to buffers that are kept, and a gradient is
 computed only where somebody asks for it. On a CPU members are computed one by one, large ones by threads of our own,
-and what is between the products is native code (`kernels.py`) if hidden layers are nothing but rectified; on a GPU
-members are one batch. Of a layer h -> f(z), z = b + h W, with g the gradient with respect to z,
+and what is between the products is native code (`kernels.py`) unless units are dropped out; on a GPU members are one
+batch. Of a layer h -> f(z), z = b + h W, with g the gradient with respect to z,
 
     dW = h' g,    db = 1' g,    dh = g W'
 
@@ -142,7 +142,8 @@ class Perceptrons:
         self._layers, self._by_layers = self._view(self.flat), self._view(self.grad)
         each = self.flat.device.type == "cpu"
         shares = [*range(self.members)] if each else [slice(None)]
-        self._parts = [_Part(self.settings, self._layers, self._by_layers, share) for share in shares]
+        kind = _NativePart if each and not self.settings.dropout else _Part
+        self._parts = [kind(self.settings, self._layers, self._by_layers, share) for share in shares]
         self._outputs: dict[int, Tensor] = {}
 
     def layers(self) -> list[list[Tensor]]:
@@ -259,6 +260,7 @@ class _Room:
         on_cpu = weights[0].device.type == "cpu"
         self.own_h = [h.numpy() for h in self.h] if on_cpu else []
         self.own_g: list[np.ndarray] = []
+        self.inverse = [scale[:, 0].numpy() for scale in self.scales] if on_cpu else []
         self.all = np.arange(rows)
 
     def back(self) -> None:
@@ -294,11 +296,6 @@ class _Part:
         # On a CPU a product of matrices takes ten times as long for one column.
         self._narrow = single and self.weights[-1].shape[-1] == 1
         self._rooms: dict[int, _Room] = {}
-        self._rectified = single and not settings.layer_norm and not settings.dropout
-        if self._rectified:
-            self._biases = [layer[1][0].numpy() for layer in self._layers]
-            self._by_biases = [layer[1][0].numpy() for layer in self._by_layers]
-            self._one, self._by_one = self.weights[-1][:, 0].numpy(), self._by_layers[-1][0][:, 0].numpy()
 
     def begin(self, x: Tensor, outputs: Tensor, generator: torch.Generator | None) -> None:
         """Takes inputs (n, inputs) and draws what is dropped out; results will go to `outputs` of all members."""
@@ -315,9 +312,6 @@ class _Part:
 
     def forward(self) -> None:
         """Computes the outputs."""
-        if self._rectified:
-            self._forward_rectified()
-            return
         room, h = self._room, self._x
         for k, z in enumerate(room.h):
             weight, bias, *norm = self._layers[k]
@@ -331,6 +325,10 @@ class _Part:
                 x.mul_(scale.add_(_EPS).rsqrt_())
                 torch.addcmul(norm[1], x, norm[0], out=z)
             h = z.relu_()
+        self._answer(h)
+
+    def _answer(self, h: Tensor) -> None:
+        """The outputs, by the last hidden units."""
         weight, bias = self._layers[-1]
         if self._narrow:
             torch.addmv(bias[0], h, weight[:, 0], out=self._outputs[:, 0])
@@ -347,8 +345,6 @@ class _Part:
         """
         room, last = self._room, len(self.weights) - 1
         room.back()
-        if self._rectified:
-            return self._back_rectified(g, weights, rows)
 
         def of(kept: Tensor) -> Tensor:
             return kept if rows is None else kept.index_select(0, rows)
@@ -380,30 +376,49 @@ class _Part:
                 g = (torch.mul if narrow else self.product)(g, weight.mT, out=out)
         return g
 
-    def _forward_rectified(self) -> None:
-        """`forward` where hidden layers are nothing but rectified."""
+
+class _NativePart(_Part):
+    """One member on a CPU that drops nothing out: what is between its products is native code."""
+
+    def __init__(
+        self, settings: NetworkSettings, layers: list[list[Tensor]], by_layers: list[list[Tensor]], share: int | slice
+    ) -> None:
+        super().__init__(settings, layers, by_layers, share)
+        self._own, self._by = (
+            [[part[0].numpy() for part in layer[1:]] for layer in of] for of in (self._layers, self._by_layers)
+        )
+        self._one, self._by_one = self.weights[-1][:, 0].numpy(), self._by_layers[-1][0][:, 0].numpy()
+
+    def forward(self) -> None:
+        """Computes the outputs."""
         room, h, last = self._room, self._x, len(self.weights) - 1
         for k, z in enumerate(room.h):
+            bias, *norm = self._own[k]
             torch.mm(h, self.weights[k], out=z)
-            if self._narrow and k == last - 1:
+            if norm:
+                kernels.normalise(room.own_h[k], bias, *norm, _EPS, room.normalised[k].numpy(), room.inverse[k])
+            elif self._narrow and k == last - 1:
                 out = self._outputs.numpy()[:, 0]
-                kernels.rectify_to_one(room.own_h[k], self._biases[k], self._one, self._biases[last], out)
+                kernels.rectify_to_one(room.own_h[k], bias, self._one, self._own[last][0], out)
                 return
-            kernels.rectify(room.own_h[k], self._biases[k])
+            else:
+                kernels.rectify(room.own_h[k], bias)
             h = z
-        torch.addmm(self._layers[last][1], h, self.weights[last], out=self._outputs)
+        self._answer(h)
 
-    def _back_rectified(self, g: Tensor, weights: bool, rows: Tensor | None) -> Tensor:
-        """`back` where hidden layers are nothing but rectified."""
+    def back(self, g: Tensor, *, weights: bool, rows: Tensor | None = None) -> Tensor:
+        """See `_Part.back`."""
         room, last = self._room, len(self.weights) - 1
+        room.back()
         which, count = (room.all, len(room.all)) if rows is None else (rows.numpy(), len(rows))
         for k in range(last, 0, -1):
             h, below = room.own_h[k - 1], room.own_g[k - 1][:count]
             out = room.g[k - 1] if rows is None else room.g[k - 1][:count]
+            sums = self._by[k - 1][-1]
             if self._narrow and k == last:
-                given, found = (g.numpy()[:, 0], self._one, h, below), self._by_biases
+                given = g.numpy()[:, 0], self._one, h, below
                 if weights:
-                    kernels.back_from_one(*given, self._by_one, found[k], found[k - 1])
+                    kernels.back_from_one(*given, self._by_one, self._by[last][0], sums)
                 else:
                     kernels.back_from_one_of(*given, which)
             else:
@@ -413,9 +428,16 @@ class _Part:
                         torch.sum(g, dim=-2, keepdim=True, out=self._by_layers[k][1])
                 torch.mm(g, self.weights[k].t(), out=out)
                 if weights:
-                    kernels.rectified(below, h, self._by_biases[k - 1])
+                    kernels.rectified(below, h, sums)
                 else:
                     kernels.rectified_of(below, h, which)
+            if self.settings.layer_norm:
+                x = room.normalised[k - 1].numpy()
+                if weights:
+                    kernels.by_scale(below, x, self._by[k - 1][1])
+                kernels.normalised(below, x, room.inverse[k - 1], self._own[k - 1][1], which)
+                if weights:
+                    kernels.summed(below, self._by[k - 1][0])
             g = out
         if weights:
             torch.mm(self._x.t(), g, out=self._by_layers[0][0])
