@@ -7,7 +7,7 @@ are, and neither does what is computed.
 
 import functools
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -21,13 +21,27 @@ Result = TypeVar("Result")
 def in_threads(work: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
     """What `work` makes of each of the jobs, on as many cores as there are; one after another where torch has several.
 
-    Jobs must not depend on each other, nor call this function, and torch's modes (no gradients, inference) are each
-    thread's own: `work` sets them.
+    The calling thread works too, so that of two jobs one needs no thread to be woken. Jobs must not depend on each
+    other, nor call this function, and torch's modes (no gradients, inference) are each thread's own: `work` sets them.
+
+    Raises:
+        Exception: what `work` raised, when all others have ended.
     """
     threads = min(len(jobs), available_cores())
     if threads < 2 or torch.get_num_threads() > 1:
         return [work(job) for job in jobs]
-    return list(_pool(threads).map(work, jobs))
+    first, *others = jobs
+    futures = [_pool(threads - 1).submit(work, job) for job in others]
+    try:
+        found = [work(first)]
+        # What no thread has begun with when this one is free is done here.
+        for k in reversed(range(len(futures))):
+            if futures[k].cancel():
+                futures[k] = Future()
+                futures[k].set_result(work(others[k]))
+    finally:
+        wait([future for future in futures if not future.cancel()])
+    return found + [future.result() for future in futures]
 
 
 @functools.cache
