@@ -111,7 +111,7 @@ def coloured(white: np.ndarray, exponent: float) -> np.ndarray:
     count = len(white)
     frequency = np.abs(np.fft.fftfreq(count))
     frequency[0] = frequency[1] if count > 1 else 1.0
-    amplitude = frequency ** (-exponent / 2.0)
+    amplitude = (frequency / frequency.min()) ** (-exponent / 2.0)
     amplitude /= np.sqrt(np.mean(amplitude**2))
     shaped = amplitude.reshape(-1, *(1,) * (white.ndim - 1))
     return np.ascontiguousarray(np.fft.ifft(shaped * np.fft.fft(white, axis=0), axis=0).real)

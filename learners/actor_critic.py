@@ -42,6 +42,7 @@ import torch
 from torch import Tensor
 
 from ..robots.plugins import UnknownName
+from . import kernels
 from .cuda_graph import Graph
 from .perceptrons import NetworkSettings, Perceptrons
 from .threads import in_threads
@@ -138,30 +139,44 @@ class Batches:
 class SquashedGaussian:
     """Actions a = tanh(m + s e), e normal: what a network's outputs (m, raw log s) say, and the way back."""
 
-    @staticmethod
-    def spread(raw: Tensor) -> tuple[Tensor, Tensor]:
-        """Logarithm of the standard deviation, and its derivative by what the network gives."""
-        low, high = LOG_STD
-        squashed = torch.tanh(raw)
-        half = 0.5 * (high - low)
-        return squashed.mul(half).add_(low + half), squashed.square().mul_(-half).add_(half)
-
     def __init__(self, outputs: Tensor, noise: Tensor) -> None:
+        low, high = LOG_STD
+        half = 0.5 * (high - low)
+        self._native = outputs.device.type == "cpu" and outputs.dtype == torch.float32
+        if self._native:
+            self.action, self._moved, self._slope = (noise.new_empty(noise.shape) for _ in range(3))
+            self.log_probability = noise.new_empty(len(noise))
+            found = self.action, self._moved, self._slope, self.log_probability
+            kernels.squash(
+                outputs.contiguous().numpy(),
+                noise.numpy().ravel(),
+                low,
+                half,
+                *(part.numpy().ravel() for part in found),
+            )
+            return
         mean, raw = outputs.chunk(2, dim=-1)
-        self.log_std, self._slope = self.spread(raw)
-        self.moved = self.log_std.exp().mul_(noise)
-        z = mean + self.moved
+        squashed = torch.tanh(raw)
+        log_std, self._slope = squashed.mul(half).add_(low + half), squashed.square().mul_(-half).add_(half)
+        self._moved = log_std.exp().mul_(noise)
+        z = mean + self._moved
         self.action = torch.tanh(z)
         # log(1 - tanh(z)^2) = 2 (log 2 - |z| - log(1 + exp(-2 |z|))), without cancellation
         far = z.abs_()
-        own = far.mul(-2.0).exp_().log1p_().add_(far).mul_(2.0).sub_(self.log_std).addcmul_(noise, noise, value=-0.5)
+        own = far.mul(-2.0).exp_().log1p_().add_(far).mul_(2.0).sub_(log_std).addcmul_(noise, noise, value=-0.5)
         self.log_probability = own.sum(-1).sub_(noise.shape[-1] * (2.0 * _LOG_2 + _HALF_LOG_2PI))
 
     def backward(self, by_action: Tensor, by_log_probability: float) -> Tensor:
         """The gradient by the network's outputs, of what has these by actions (n, na), and by each log-probability."""
         a, each = self.action, by_log_probability
+        if self._native:
+            found = a.new_empty(len(a), 2 * a.shape[1])
+            kernels.squash_back(
+                *(part.contiguous().numpy() for part in (by_action, a, self._moved, self._slope)), each, found.numpy()
+            )
+            return found
         by_z = torch.addcmul(by_action, by_action, a.square(), value=-1.0).add_(a, alpha=2.0 * each)
-        by_log_std = (by_z * self.moved).sub_(each).mul_(self._slope)
+        by_log_std = (by_z * self._moved).sub_(each).mul_(self._slope)
         return torch.cat([by_z, by_log_std], dim=-1)
 
 

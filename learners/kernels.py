@@ -7,13 +7,19 @@ x = (p + bias - mean) / deviation, with mean and deviation of a row (layer norma
 gradient by z is that by h where h is above zero.
 """
 
+import math
+from typing import Any
+
 import numpy as np
 from numba import types
 
-from ..sim.jit import compiled
+from ..sim.jit import compiled, inline
 
 _ROW, _ROWS, _INDICES = types.float32[::1], types.float32[:, ::1], types.int64[::1]
 _ANY = types.float32[:]
+
+_BLOCK = 128
+"""Rows that are summed up before they join the sum of those before: float32 loses digits in a long sum."""
 
 
 @compiled(types.void(_ROWS, _ROW))
@@ -26,7 +32,7 @@ def rectify(z: np.ndarray, bias: np.ndarray) -> None:
             z[i, j] = zero if value < zero else value
 
 
-@compiled(types.void(_ROWS, _ROW, _ROW, _ROW, types.float32, _ROWS, _ROW), sums_in_any_order=True)
+@compiled(types.void(_ROWS, _ROW, _ROW, _ROW, types.float32, _ROWS, _ROW), relaxed=True)
 def normalise(
     z: np.ndarray,
     bias: np.ndarray,
@@ -58,7 +64,7 @@ def normalise(
             z[i, j] = zero if value < zero else value
 
 
-@compiled(types.void(_ROWS, _ROWS, _ROW, _ROW, _INDICES), sums_in_any_order=True)
+@compiled(types.void(_ROWS, _ROWS, _ROW, _ROW, _INDICES), relaxed=True)
 def normalised(g: np.ndarray, x: np.ndarray, inverse: np.ndarray, scale: np.ndarray, rows: np.ndarray) -> None:
     """The gradient `g` (m, width) by z of m `rows` becomes that by p, in place."""
     zero, width = np.float32(0.0), np.float32(g.shape[1])
@@ -78,22 +84,30 @@ def normalised(g: np.ndarray, x: np.ndarray, inverse: np.ndarray, scale: np.ndar
 @compiled(types.void(_ROWS, _ROWS, _ROW))
 def by_scale(g: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
     """The gradient (width,) by the scale, with `g` (n, width) by z."""
-    out[:] = np.float32(0.0)
-    for i in range(g.shape[0]):
-        for j in range(g.shape[1]):
-            out[j] += g[i, j] * x[i, j]
+    zero, part = np.float32(0.0), np.empty_like(out)
+    out[:] = zero
+    for begin in range(0, g.shape[0], _BLOCK):
+        part[:] = zero
+        for i in range(begin, min(begin + _BLOCK, g.shape[0])):
+            for j in range(g.shape[1]):
+                part[j] += g[i, j] * x[i, j]
+        out += part
 
 
 @compiled(types.void(_ROWS, _ROW))
 def summed(g: np.ndarray, out: np.ndarray) -> None:
     """What the rows of `g` (n, width) add up to (width,)."""
-    out[:] = np.float32(0.0)
-    for i in range(g.shape[0]):
-        for j in range(g.shape[1]):
-            out[j] += g[i, j]
+    zero, part = np.float32(0.0), np.empty_like(out)
+    out[:] = zero
+    for begin in range(0, g.shape[0], _BLOCK):
+        part[:] = zero
+        for i in range(begin, min(begin + _BLOCK, g.shape[0])):
+            for j in range(g.shape[1]):
+                part[j] += g[i, j]
+        out += part
 
 
-@compiled(types.void(_ROWS, _ROW, _ROW, _ROW, _ANY), sums_in_any_order=True)
+@compiled(types.void(_ROWS, _ROW, _ROW, _ROW, _ANY), relaxed=True)
 def rectify_to_one(z: np.ndarray, bias: np.ndarray, w: np.ndarray, shift: np.ndarray, out: np.ndarray) -> None:
     """`rectify`, and the single output (n,) that follows, z w + shift, for `shift` (1,)."""
     zero = np.float32(0.0)
@@ -110,13 +124,16 @@ def rectify_to_one(z: np.ndarray, bias: np.ndarray, w: np.ndarray, shift: np.nda
 @compiled(types.void(_ROWS, _ROWS, _ROW))
 def rectified(g: np.ndarray, h: np.ndarray, sums: np.ndarray) -> None:
     """The gradient `g` by h becomes that by z, in place, and `sums` (width,) what its rows add up to."""
-    zero = np.float32(0.0)
+    zero, part = np.float32(0.0), np.empty_like(sums)
     sums[:] = zero
-    for i in range(g.shape[0]):
-        for j in range(g.shape[1]):
-            value = g[i, j] if h[i, j] > zero else zero
-            g[i, j] = value
-            sums[j] += value
+    for begin in range(0, g.shape[0], _BLOCK):
+        part[:] = zero
+        for i in range(begin, min(begin + _BLOCK, g.shape[0])):
+            for j in range(g.shape[1]):
+                value = g[i, j] if h[i, j] > zero else zero
+                g[i, j] = value
+                part[j] += value
+        sums += part
 
 
 @compiled(types.void(_ROWS, _ROWS, _INDICES))
@@ -144,19 +161,25 @@ def back_from_one(
     Leaves in `g` (n, width) the gradient by z, in `by_w` (width,) and `by_shift` (1,) those of the output, and in
     `sums` (width,) what the rows of `g` add up to.
     """
-    zero = np.float32(0.0)
+    zero, part_w, part = np.float32(0.0), np.empty_like(by_w), np.empty_like(sums)
     by_w[:] = zero
-    by_shift[0] = zero
     sums[:] = zero
-    for i in range(h.shape[0]):
-        own = by_out[i]
-        by_shift[0] += own
-        for j in range(h.shape[1]):
-            by_w[j] += own * h[i, j]
-        for j in range(h.shape[1]):
-            value = own * w[j] if h[i, j] > zero else zero
-            g[i, j] = value
-            sums[j] += value
+    shift = 0.0
+    for begin in range(0, h.shape[0], _BLOCK):
+        part_w[:] = zero
+        part[:] = zero
+        for i in range(begin, min(begin + _BLOCK, h.shape[0])):
+            own = by_out[i]
+            shift += own
+            for j in range(h.shape[1]):
+                part_w[j] += own * h[i, j]
+            for j in range(h.shape[1]):
+                value = own * w[j] if h[i, j] > zero else zero
+                g[i, j] = value
+                part[j] += value
+        by_w += part_w
+        sums += part
+    by_shift[0] = shift
 
 
 @compiled(types.void(_ANY, _ROW, _ROWS, _ROWS, _INDICES))
@@ -167,3 +190,107 @@ def back_from_one_of(by_out: np.ndarray, w: np.ndarray, h: np.ndarray, g: np.nda
         own, r = by_out[i], rows[i]
         for j in range(g.shape[1]):
             g[i, j] = own * w[j] if h[r, j] > zero else zero
+
+
+@inline
+def _exp(x: Any) -> Any:
+    """exp(x) for x from -87 to 88, to float32's last digits, without branches, so that eight are taken at once."""
+    n = np.floor(x * np.float32(1.0 / math.log(2.0)) + np.float32(0.5))
+    r = x - n * np.float32(0.693359375)  # log 2 in two parts, the first of which has few digits
+    r = r - n * np.float32(math.log(2.0) - 0.693359375)
+    value = np.float32(1.0 / 5040.0)
+    value = value * r + np.float32(1.0 / 720.0)
+    value = value * r + np.float32(1.0 / 120.0)
+    value = value * r + np.float32(1.0 / 24.0)
+    value = value * r + np.float32(1.0 / 6.0)
+    value = value * r + np.float32(0.5)
+    value = value * r + np.float32(1.0)
+    value = value * r + np.float32(1.0)
+    return value * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+
+
+@inline
+def _log1p(x: Any) -> Any:
+    """log(1 + x) for x from 0 to 1, as 2 artanh(x / (2 + x)): see `_exp`."""
+    u = x / (x + np.float32(2.0))
+    q = u * u
+    value = np.float32(1.0 / 15.0)
+    value = value * q + np.float32(1.0 / 13.0)
+    value = value * q + np.float32(1.0 / 11.0)
+    value = value * q + np.float32(1.0 / 9.0)
+    value = value * q + np.float32(1.0 / 7.0)
+    value = value * q + np.float32(1.0 / 5.0)
+    value = value * q + np.float32(1.0 / 3.0)
+    value = value * q + np.float32(1.0)
+    return np.float32(2.0) * u * value
+
+
+@compiled(types.void(_ROWS, _ROW, types.float32, types.float32, _ROW, _ROW, _ROW, _ROW))
+def squash(
+    outputs: np.ndarray,
+    noise: np.ndarray,
+    low: float,
+    half: float,
+    action: np.ndarray,
+    moved: np.ndarray,
+    slope: np.ndarray,
+    log_probability: np.ndarray,
+) -> None:
+    """Actions tanh(m + s e) (n na,) and their log-probabilities (n,); see `actor_critic.SquashedGaussian`.
+
+    Args:
+        outputs: m and raw (n, 2 na), of which log s = low + half (tanh(raw) + 1).
+        noise: e (n na,).
+        low: least log s.
+        half: of the span of log s.
+        action: where actions go.
+        moved: where s e goes (n na,).
+        slope: where the derivative of log s by raw goes (n na,).
+        log_probability: where these go.
+    """
+    one, two = np.float32(1.0), np.float32(2.0)
+    far = np.float32(40.0)
+    constant = np.float32(2.0 * math.log(2.0) + 0.5 * math.log(2.0 * math.pi))
+    count = outputs.shape[0]
+    width = outputs.shape[1] // 2
+    own = np.empty(noise.shape[0], np.float32)
+    for i in range(count):
+        for j in range(width):
+            action[i * width + j] = outputs[i, j]
+            slope[i * width + j] = outputs[i, width + j]
+    for k in range(noise.shape[0]):
+        e, raw = noise[k], slope[k]
+        # tanh(x) = (1 - t) / (1 + t) of t = exp(-2 x), and 1 - tanh(x)^2 = 4 t / (1 + t)^2
+        size = abs(raw)
+        t = _exp(-two * (far if size > far else size))  # what is no number stays so
+        tanh = (one - t) / (one + t)
+        log_std = low + half * (one + (tanh if raw > np.float32(0.0) else -tanh))
+        slope[k] = half * np.float32(4.0) * t / ((one + t) * (one + t))
+        moved[k] = _exp(log_std) * e
+        z = action[k] + moved[k]
+        size = abs(z)
+        t = _exp(-two * (far if size > far else size))
+        tanh = (one - t) / (one + t)
+        action[k] = tanh if z > np.float32(0.0) else -tanh
+        # log(1 - tanh(z)^2) = 2 (log 2 - |z| - log(1 + exp(-2 |z|))), without cancellation
+        own[k] = two * (size + _log1p(t)) - log_std - np.float32(0.5) * e * e - constant
+    for i in range(count):
+        total = np.float32(0.0)
+        for j in range(width):
+            total += own[i * width + j]
+        log_probability[i] = total
+
+
+@compiled(types.void(_ROWS, _ROWS, _ROWS, _ROWS, types.float32, _ROWS))
+def squash_back(
+    by_action: np.ndarray, action: np.ndarray, moved: np.ndarray, slope: np.ndarray, each: float, out: np.ndarray
+) -> None:
+    """The gradient (n, 2 na) by a policy's outputs, where actions have `by_action` and log-probabilities `each`."""
+    one, two = np.float32(1.0), np.float32(2.0)
+    width = action.shape[1]
+    for i in range(action.shape[0]):
+        for j in range(width):
+            a = action[i, j]
+            by_z = by_action[i, j] * (one - a * a) + two * each * a
+            out[i, j] = by_z
+            out[i, width + j] = (by_z * moved[i, j] - each) * slope[i, j]

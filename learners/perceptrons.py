@@ -158,7 +158,7 @@ class Perceptrons:
             generator: draws what is dropped out; None drops nothing.
         """
         outputs = self._begin(x, generator)
-        self._each(_Part.forward, len(x))
+        self._each(lambda part: part.forward(), len(x))
         return outputs
 
     def fit(self, x: Tensor, slope: Callable[[Tensor], Tensor], generator: torch.Generator | None = None) -> Tensor:
@@ -247,27 +247,43 @@ class Perceptrons:
 class _Room:
     """What one pass of a part leaves: arrays for so many rows, kept."""
 
-    def __init__(self, weights: list[Tensor], rows: int, normalised: bool, dropout: bool) -> None:
+    def __init__(self, weights: list[Tensor], outputs: Tensor, normalised: bool, dropout: bool) -> None:
+        rows = outputs.shape[-2]
+
         def new(width: int) -> Tensor:
             return weights[0].new_empty(*weights[0].shape[:-2], rows, width)
 
+        self.outputs = outputs
         hidden = [weight.shape[-1] for weight in weights[:-1]]
         self.h = [new(width) for width in hidden]
         self.g: list[Tensor] = []  # made for the first way back: who asks for outputs alone needs none
         self.masks = [new(width) for width in hidden] if dropout else []
         self.normalised = [new(width) for width in hidden] if normalised else []
         self.scales = [new(1) for _ in hidden] if normalised else []
-        on_cpu = weights[0].device.type == "cpu"
-        self.own_h = [h.numpy() for h in self.h] if on_cpu else []
-        self.own_g: list[np.ndarray] = []
-        self.inverse = [scale[:, 0].numpy() for scale in self.scales] if on_cpu else []
-        self.all = np.arange(rows)
 
     def back(self) -> None:
         """Makes the arrays that a way back needs."""
         if not self.g:
             self.g = [torch.empty_like(h) for h in self.h]
-            self.own_g = [g.numpy() for g in self.g] if self.own_h else []
+
+
+class _NativeRoom(_Room):
+    """The same for native code, which takes them as NumPy's."""
+
+    def __init__(self, weights: list[Tensor], outputs: Tensor, normalised: bool) -> None:
+        super().__init__(weights, outputs, normalised, False)
+        self.own_outputs = outputs.numpy()
+        self.own_h = [h.numpy() for h in self.h]
+        self.own_g: list[np.ndarray] = []
+        self.own_x = [x.numpy() for x in self.normalised]
+        self.inverse = [scale[:, 0].numpy() for scale in self.scales]
+        self.all = np.arange(outputs.shape[0])
+
+    def back(self) -> None:
+        """Makes the arrays that a way back needs."""
+        if not self.g:
+            super().back()
+            self.own_g = [g.numpy() for g in self.g]
 
 
 class _Part:
@@ -299,16 +315,17 @@ class _Part:
 
     def begin(self, x: Tensor, outputs: Tensor, generator: torch.Generator | None) -> None:
         """Takes inputs (n, inputs) and draws what is dropped out; results will go to `outputs` of all members."""
-        s, rows = self.settings, len(x)
+        s = self.settings
         self._dropping = bool(s.dropout) and generator is not None
-        room = _kept(
-            self._rooms, self.weights[0], rows, lambda: _Room(self.weights, rows, s.layer_norm, bool(s.dropout))
-        )
+
+        def make() -> _Room:
+            return _Room(self.weights, outputs[self.share], s.layer_norm, bool(s.dropout))
+
+        self._room = room = _kept(self._rooms, self.weights[0], outputs.shape[1], make)
         if self._dropping:
             for mask in room.masks:
                 mask.bernoulli_(1.0 - s.dropout, generator=generator).div_(1.0 - s.dropout)
-        self._room, self._outputs = room, outputs[self.share]
-        self._x = x.expand(*self._outputs.shape[:-1], x.shape[-1])
+        self._x = x.expand(*room.outputs.shape[:-1], x.shape[-1])
 
     def forward(self) -> None:
         """Computes the outputs."""
@@ -330,10 +347,12 @@ class _Part:
     def _answer(self, h: Tensor) -> None:
         """The outputs, by the last hidden units."""
         weight, bias = self._layers[-1]
+        if not h.shape[-2]:
+            return
         if self._narrow:
-            torch.addmv(bias[0], h, weight[:, 0], out=self._outputs[:, 0])
+            torch.addmv(bias[0], h, weight[:, 0], out=self._room.outputs[:, 0])
         else:
-            self._affine(bias, h, weight, out=self._outputs)
+            self._affine(bias, h, weight, out=self._room.outputs)
 
     def back(self, g: Tensor, *, weights: bool, rows: Tensor | None = None) -> Tensor:
         """The gradient with respect to the first layer's z, on the way those with respect to `weights`.
@@ -387,19 +406,28 @@ class _NativePart(_Part):
         self._own, self._by = (
             [[part[0].numpy() for part in layer[1:]] for layer in of] for of in (self._layers, self._by_layers)
         )
+        self._own_rooms: dict[int, _NativeRoom] = {}
         self._one, self._by_one = self.weights[-1][:, 0].numpy(), self._by_layers[-1][0][:, 0].numpy()
+
+    def begin(self, x: Tensor, outputs: Tensor, generator: torch.Generator | None) -> None:
+        """See `_Part.begin`."""
+
+        def make() -> _NativeRoom:
+            return _NativeRoom(self.weights, outputs[self.share], self.settings.layer_norm)
+
+        self._own_room, self._x = _kept(self._own_rooms, self.weights[0], outputs.shape[1], make), x
+        self._room = self._own_room
 
     def forward(self) -> None:
         """Computes the outputs."""
-        room, h, last = self._room, self._x, len(self.weights) - 1
+        room, h, last = self._own_room, self._x, len(self.weights) - 1
         for k, z in enumerate(room.h):
             bias, *norm = self._own[k]
             torch.mm(h, self.weights[k], out=z)
             if norm:
-                kernels.normalise(room.own_h[k], bias, *norm, _EPS, room.normalised[k].numpy(), room.inverse[k])
+                kernels.normalise(room.own_h[k], bias, *norm, _EPS, room.own_x[k], room.inverse[k])
             elif self._narrow and k == last - 1:
-                out = self._outputs.numpy()[:, 0]
-                kernels.rectify_to_one(room.own_h[k], bias, self._one, self._own[last][0], out)
+                kernels.rectify_to_one(room.own_h[k], bias, self._one, self._own[last][0], room.own_outputs[:, 0])
                 return
             else:
                 kernels.rectify(room.own_h[k], bias)
@@ -408,7 +436,7 @@ class _NativePart(_Part):
 
     def back(self, g: Tensor, *, weights: bool, rows: Tensor | None = None) -> Tensor:
         """See `_Part.back`."""
-        room, last = self._room, len(self.weights) - 1
+        room, last = self._own_room, len(self.weights) - 1
         room.back()
         which, count = (room.all, len(room.all)) if rows is None else (rows.numpy(), len(rows))
         for k in range(last, 0, -1):
@@ -432,7 +460,7 @@ class _NativePart(_Part):
                 else:
                     kernels.rectified_of(below, h, which)
             if self.settings.layer_norm:
-                x = room.normalised[k - 1].numpy()
+                x = room.own_x[k - 1]
                 if weights:
                     kernels.by_scale(below, x, self._by[k - 1][1])
                 kernels.normalised(below, x, room.inverse[k - 1], self._own[k - 1][1], which)

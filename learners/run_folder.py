@@ -36,7 +36,7 @@ Taken = TypeVar("Taken")
 
 FORMAT = 1
 
-_PACKAGES = ("mujoco", "numpy", "torch")
+_PACKAGES = ("llvmlite", "mujoco", "numba", "numpy", "scipy", "torch")
 _TURNS = {"last": "previous", "best": "best.old"}
 """Where a checkpoint goes when a newer one takes its name."""
 

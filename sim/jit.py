@@ -21,13 +21,13 @@ _config: Any = config
 _njit: Any = functools.partial(numba.njit, nogil=True, cache=True, error_model="numpy")
 
 
-def compiled(*signature: Any, sums_in_any_order: bool = False) -> Callable[[Callable[..., Any]], Any]:
+def compiled(*signature: Any, relaxed: bool = False) -> Callable[[Callable[..., Any]], Any]:
     """Compiles a function, at once for a signature or when it is first called; kept on disk.
 
-    Division by zero gives what it gives in NumPy. Sums may be allowed to be taken in the order that is fastest, always
-    the same one on one machine.
+    Division by zero gives what it gives in NumPy. Where it may be `relaxed`, sums are taken in the fastest order
+    and products fused into them: always alike on one machine, with last digits of its own.
     """
-    options = {"fastmath": {"reassoc", "contract"}} if sums_in_any_order else {}
+    options = {"fastmath": {"reassoc", "contract"}} if relaxed else {}
 
     def wrap(function: Callable[..., Any]) -> Any:
         with _lock:  # where code is kept is told when a function is wrapped

@@ -149,6 +149,27 @@ def test_probabilities_of_squashed_actions_sum_to_one():
     assert float(torch.trapezoid(density, action)) == pytest.approx(1.0, abs=1e-6)
 
 
+def test_native_code_squashes_as_torch_does():
+    rng = np.random.default_rng(0)
+    outputs = np.concatenate([rng.standard_normal((300, 6)), 20.0 * rng.standard_normal((300, 6))])
+    outputs[0] = 0.0, 1e-6, -1e4, 1e4, -1e4, 0.0  # rounding, and tails
+    noise, by_action = rng.standard_normal((2, 600, 3))
+    both = []
+    for kind in (torch.float32, torch.float64):
+        own, e, by = (torch.as_tensor(part.astype(np.float32)).to(kind) for part in (outputs, noise, by_action))
+        policy = SquashedGaussian(own, e)
+        both.append([part.double() for part in (policy.action, policy.log_probability, policy.backward(by, 0.3))])
+    for found, expected in zip(*both):
+        torch.testing.assert_close(found, expected, rtol=3e-6, atol=3e-6)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_is_no_number_stays_so_when_squashed(place):
+    outputs = torch.zeros(1, 2)
+    outputs[0, place] = math.nan
+    assert SquashedGaussian(outputs, torch.zeros(1, 1)).log_probability.isnan().all()
+
+
 def test_few_updates_of_the_policy():
     settings = ActorCriticSettings(network=SMALL, actor_every=3)
     sac = SoftActorCritic(4, 2, settings, np.random.default_rng(0))
@@ -238,7 +259,7 @@ def test_numpy_asks_the_same_policy():
     np.testing.assert_allclose(policy(seen), torch.tanh(outputs[:, :2]).numpy(), atol=1e-6)
     rng = np.random.default_rng(2)
     drawn = np.arctanh(np.clip(np.stack([policy(seen[:1], rng)[0] for _ in range(4000)]), -1 + 1e-9, 1 - 1e-9))
-    log_std, _ = SquashedGaussian.spread(outputs[0, 2:])
+    log_std = -5.0 + 3.5 * (torch.tanh(outputs[0, 2:]) + 1.0)
     np.testing.assert_allclose(drawn.mean(0), outputs[0, :2].numpy(), atol=0.05)
     np.testing.assert_allclose(drawn.std(0), log_std.exp().numpy(), rtol=0.05)
 

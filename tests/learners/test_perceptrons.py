@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from trimtab.learners import perceptrons
+from trimtab.learners import kernels, perceptrons, threads
 from trimtab.learners.perceptrons import NetworkSettings, Perceptrons
 
 
@@ -56,8 +56,9 @@ def test_gradients_are_those_of_autograd(outputs, layer_norm, dropout):
 
 @pytest.mark.parametrize("outputs", [1, 2])
 @pytest.mark.parametrize("layer_norm", [False, True])
-def test_the_way_back_through_one_member_for_each_row(outputs, layer_norm):
-    own = network(NetworkSettings(hidden=(8, 8), layer_norm=layer_norm, dropout=0.3), outputs=outputs)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_the_way_back_through_one_member_for_each_row(outputs, layer_norm, dropout):
+    own = network(NetworkSettings(hidden=(8, 8), layer_norm=layer_norm, dropout=dropout), outputs=outputs)
     own.forward(torch.randn(9, 4), torch.Generator().manual_seed(0))
     g, chosen = torch.randn(9, outputs), torch.tensor([0, 2, 2, 0, 0, 2, 0, 2, 2])  # one is chosen nowhere
     whole = torch.zeros(3, 9, outputs)
@@ -66,11 +67,15 @@ def test_the_way_back_through_one_member_for_each_row(outputs, layer_norm):
     torch.testing.assert_close(own.by_inputs_of(chosen, g, 1), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_threads_compute_the_same(monkeypatch):
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_threads_compute_the_same(layer_norm, dropout, monkeypatch):
+    monkeypatch.setattr(threads, "available_cores", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     found = []
-    for threads in (True, False):
-        monkeypatch.setattr(perceptrons, "_WORTH", 0 if threads else 10**12)
-        own = network(NetworkSettings(hidden=(64, 64), dropout=0.2), members=4)
+    for several in (True, False):
+        monkeypatch.setattr(perceptrons, "_WORTH", 0 if several else 10**12)
+        own = network(NetworkSettings(hidden=(64, 64), layer_norm=layer_norm, dropout=dropout), members=4)
         generator = torch.Generator().manual_seed(0)
         x, g = torch.randn(50, 4, generator=generator), torch.randn(4, 50, 2, generator=generator)
         values = own.forward(x, generator).clone()
@@ -79,14 +84,64 @@ def test_threads_compute_the_same(monkeypatch):
     assert all(torch.equal(one, other) for one, other in zip(*found))
 
 
-def test_fitting_is_both_ways_in_one():
-    own, x, wanted = network(NetworkSettings(hidden=(8,), dropout=0.2)), torch.randn(5, 4), torch.randn(5, 2)
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_fitting_is_both_ways_in_one(outputs, layer_norm, dropout):
+    own = network(NetworkSettings(hidden=(8,), layer_norm=layer_norm, dropout=dropout), outputs=outputs)
+    x, wanted = torch.randn(5, 4), torch.randn(5, outputs)
     found = own.forward(x, torch.Generator().manual_seed(0)).clone()
     own.backward(found - wanted)
     expected = own.grad.clone()
     own.grad.zero_()
     assert torch.equal(own.fit(x, lambda values: values - wanted, torch.Generator().manual_seed(0)), found)
     assert torch.equal(own.grad, expected)
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_a_processor_s_networks_are_native_code(layer_norm, monkeypatch):
+    called = []
+    for name in ("rectify", "rectify_to_one", "normalise", "rectified", "back_from_one", "back_from_one_of"):
+        own = getattr(kernels, name)
+        monkeypatch.setattr(kernels, name, lambda *given, own=own, name=name: (called.append(name), own(*given)))
+    own = network(NetworkSettings(hidden=(8, 8), layer_norm=layer_norm), members=1, outputs=1)
+    own.forward(torch.randn(5, 4))
+    assert called == (["normalise"] * 2 if layer_norm else ["rectify", "rectify_to_one"])
+    called.clear()
+    own.backward(torch.randn(1, 5, 1))
+    own.by_inputs(torch.randn(1, 5, 1))
+    assert called[:3] == ["back_from_one", "rectified", "back_from_one_of"]
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_what_is_no_number_shows_in_its_row(outputs, layer_norm):
+    own, x = network(NetworkSettings(hidden=(8, 8), layer_norm=layer_norm), outputs=outputs), torch.randn(5, 4)
+    x[2, 1] = float("nan")
+    found = own.forward(x)
+    assert found[:, 2].isnan().all()
+    assert found[:, [0, 1, 3, 4]].isfinite().all()
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("rows", [0, 1])
+def test_of_no_rows_and_of_one(outputs, layer_norm, rows):
+    own = network(NetworkSettings(hidden=(8, 8), layer_norm=layer_norm), outputs=outputs)
+    whole = own.forward(torch.ones(3, 4))[:, :rows].clone()
+    torch.testing.assert_close(own.forward(torch.ones(rows, 4)), whole)
+    own.backward(torch.ones(3, rows, outputs))
+    assert bool(own.grad.any()) == bool(rows)
+
+
+def test_gradients_of_many_rows_keep_their_digits():
+    own = network(NetworkSettings(hidden=(16, 16), layer_norm=True), outputs=1)
+    x, g = torch.randn(8192, 4), torch.rand(3, 8192, 1)  # of one sign: nothing cancels, and all digits are needed
+    own.forward(x)
+    own.backward(g.clone())
+    _, by_weights, _ = by_autograd(own, x, g)
+    for by, wanted in zip(own._by_layers, by_weights):
+        assert all(near(one, other, 3e-6) for one, other in zip(by, wanted))
 
 
 def test_passes_beside_each_other_do_not_disturb():
@@ -118,7 +173,8 @@ def test_arrays_are_kept_for_few_numbers_of_rows():
     for rows in [*range(1, 60), 7]:
         own.forward(torch.randn(rows, 4))
     assert 7 in own._outputs
-    assert max(len(kept) for kept in (own._outputs, *(part._rooms for part in own._parts))) <= 4
+    assert [*own._outputs] == [*own._parts[0]._own_rooms]
+    assert len(own._outputs) <= 4
 
 
 def test_a_twin_has_weights_of_its_own():
