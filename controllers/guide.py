@@ -6,8 +6,8 @@ A planner that looks H steps ahead and asks a value function V for what comes th
 
 decides as one that looks ahead for ever, if V is right; where V is not, its error counts g^H of what it would without
 planning (Lowrey et al., Plan online, learn offline, 2019; Bertsekas, Lessons from AlphaZero for optimal, model
-predictive, and adaptive control, 2022). A policy's actions are among the candidates, so that a plan of a
-planner that samples is never worse, on the same model, than the policy.
+predictive, and adaptive control, 2022). A policy's actions are among the candidates, so that a plan of a planner that
+samples is never worse, on the same model, than the policy.
 
 Units are the value's: rewards are its task's, one for each of its control steps `dt`, summed over the steps of a
 decision, and `discount` is of a decision. A plan's step of another length has w = (its length) / dt of them, all as the

@@ -97,6 +97,12 @@ def projection(horizon: int, knots: int, kind: Spline) -> np.ndarray:
     return inverse
 
 
+def check_colour(exponent: float) -> None:
+    """Raises `ValueError` for an exponent of coloured noise below zero."""
+    if not exponent >= 0.0:
+        raise ValueError(f"the exponent of coloured noise is {exponent}; it must be at least 0 (0 is white)")
+
+
 def coloured(white: np.ndarray, exponent: float) -> np.ndarray:
     """White noise (K, ...) along K samples as noise with power 1/f^exponent, of the same variance.
 
@@ -106,8 +112,7 @@ def coloured(white: np.ndarray, exponent: float) -> np.ndarray:
     Raises:
         ValueError: a negative exponent.
     """
-    if exponent < 0.0:
-        raise ValueError(f"the exponent of coloured noise is {exponent}; it must be at least 0 (0 is white)")
+    check_colour(exponent)
     count = len(white)
     frequency = np.abs(np.fft.fftfreq(count))
     frequency[0] = frequency[1] if count > 1 else 1.0

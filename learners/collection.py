@@ -105,7 +105,7 @@ class Collector:
 
     Raises:
         ValueError: a number of copies out of range; a plant that can not simulate the task; a safety by which anything
-            but clipping answers controls beyond limits or rate.
+            but clipping answers controls beyond limits or rate, or whose rate is not one number or one per control.
         TrainingError: an episode can not begin.
     """
 
@@ -140,7 +140,7 @@ class Collector:
 
     def under_way(self) -> tuple[np.ndarray, np.ndarray]:
         """Numbers (n,) of the episodes that go on in the copies, and how many decisions (n,) each has had."""
-        return self._numbers, self._lengths // self.repeat
+        return self._numbers.copy(), self._lengths // self.repeat
 
     def step(self, u: np.ndarray) -> Steps:
         """One decision in each copy: applies `u` (n, nu) for `repeat` control steps.

@@ -10,7 +10,7 @@ import numpy as np
 from ..controllers import splines
 
 _LONGEST = 1024
-"""Decisions of a series, at most: what is slower counts as lasting as long."""
+"""Decisions of a series, at most."""
 
 _STREAM = 19
 """Random stream that follows from a learner's seed."""
@@ -18,6 +18,9 @@ _STREAM = 19
 
 class ExplorationNoise:
     """Series of standard normal noise, one for each episode and action, which follow from a seed.
+
+    A series is as long as an episode and circular: its last decisions are correlated with its first. After 1024
+    decisions the next ones are a series of their own.
 
     Args:
         colour: exponent of the noise's power 1/f^colour; 1 is pink.
@@ -32,7 +35,7 @@ class ExplorationNoise:
     def __init__(self, colour: float, decisions: int, actions: int, seed: int) -> None:
         self._colour, self._shape, self._seed = colour, (max(1, min(decisions, _LONGEST)), actions), seed
         self._series: dict[int, tuple[int, int, np.ndarray]] = {}
-        splines.coloured(np.zeros(1), colour)
+        splines.check_colour(colour)
 
     def at(self, episodes: np.ndarray, decisions: np.ndarray) -> np.ndarray:
         """Noise (n, na) of the n copies of a plant, at these decisions (n,) of the episodes (n,) of these numbers."""

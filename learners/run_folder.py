@@ -154,7 +154,7 @@ class RunFolder:
         return self.path / "metrics.csv"
 
     def checkpoint(self, name: str = "last") -> Path:
-        """Where the checkpoint `last`, `previous` or `best` lies, if there is one."""
+        """Where a checkpoint lies, if there is one: `last`, `previous`, `best`, or another folder's name among them."""
         return self.path / "checkpoints" / name
 
     def ask(self, steps: int) -> None:

@@ -86,8 +86,8 @@ class SAC(ActorCriticSettings):
         n_step: decisions whose rewards a target sums up before it asks the critics; the policy's entropies on the way
             do not count then.
         capacity: most decisions that are kept, oldest replaced.
-        colour: exponent of the power 1/f^colour of what exploration adds to the mean along an episode: 0 is white, as
-            published, 1 pink. Not for choices.
+        colour: exponent of the power 1/f^colour that exploration has along an episode, random controls at first
+            included: 0 is white, as published, 1 pink. Not for choices.
         normalised: whether networks are told readings less their mean and over their standard deviation.
         untold: readings, or entries of them, that networks are not told: how far a robot has walked, for one.
         schedule: what happens when.

@@ -686,6 +686,14 @@ def test_controls_to_choose_from_are_not_cut(settings, said):
         MPC(MCTS(**settings), FiniteDynamics(task), task)
 
 
+def test_a_policy_that_nobody_knows_is_told():
+    task = robots.load("pendulum-swingup")
+    with pytest.raises(ValueError, match=r"unknown policy 'rset'; did you mean 'rest'.*the folder of a trained run"):
+        MPC(MCTS(policy="rset"), sim.dynamics("mujoco", task), task)
+    with pytest.raises(ValueError, match="no folder 'somewhere/else'"):
+        MPC(MCTS(policy="somewhere/else"), sim.dynamics("mujoco", task), task)
+
+
 # In the loop ---------------------------------------------------------------------------------------------------------
 
 

@@ -100,7 +100,7 @@ def test_coloured_noise_has_the_spectrum_asked_for(exponent):
     np.testing.assert_allclose(noise.std(1), 1.0, rtol=0.03)
 
 
-@given(knots=st.integers(1, 40), exponent=st.floats(0.0, 4.0))
+@given(knots=st.integers(1, 40), exponent=st.one_of(st.floats(0.0, 4.0), st.floats(0.0, 1e4)))
 def test_coloured_noise_has_unit_variance(knots, exponent):
     matrix = splines.colouring(knots, exponent)
     np.testing.assert_allclose((matrix**2).sum(1), 1.0, atol=1e-9)
@@ -113,3 +113,5 @@ def test_white_noise_is_left_alone():
 def test_a_negative_colour_is_refused():
     with pytest.raises(ValueError, match=r"-1.0; it must be at least 0"):
         splines.colouring(5, -1.0)
+    with pytest.raises(ValueError, match=r"nan; it must be at least 0"):
+        splines.colouring(5, float("nan"))

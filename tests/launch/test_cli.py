@@ -16,7 +16,7 @@ import pytest
 from trimtab import robots
 from trimtab.controllers import cem
 from trimtab.controllers.episode import Episode
-from trimtab.launch import outputs
+from trimtab.launch import outputs, terminal
 from trimtab.launch.cli import main
 from trimtab.robots import plugins
 
@@ -272,13 +272,19 @@ def test_plugin_that_fails_to_import(capsys, monkeypatch, folder):
     )
 
 
+def test_a_notice_is_one_line_and_a_library_s_warning_says_where():
+    said = terminal.warning(plugins.Notice("this\n and that"), plugins.Notice, "some.py", 3)
+    assert said == "trimtab: this and that\n"
+    assert "some.py:3: UserWarning: else" in terminal.warning(UserWarning("else"), UserWarning, "some.py", 3)
+
+
 def test_a_broken_robot_plugin_leaves_the_others(capsys, monkeypatch):
     entry = plugins.EntryPoint("broken", "trimtab.no_such_module:TASKS", "trimtab.robots")
     monkeypatch.setitem(plugins._table("robots"), "broken", entry)
-    with pytest.warns(RuntimeWarning, match="robot plugin 'broken' .* fails to import: ModuleNotFoundError"):
+    with pytest.warns(plugins.Notice, match="robot plugin 'broken' .* fails to import: ModuleNotFoundError"):
         assert main(["list", "tasks", "--json"]) == 0
     assert "cartpole-swingup" in json.loads(capsys.readouterr().out)["tasks"]
-    with pytest.warns(RuntimeWarning, match="fails to import"):
+    with pytest.warns(plugins.Notice, match="fails to import"):
         assert main(["run", "cartpole-swingp"]) == 2
     assert "did you mean 'cartpole-swingup'" in one_line(capsys)
     assert main(["run", "broken-task"]) == 1

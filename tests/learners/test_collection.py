@@ -209,6 +209,9 @@ def test_episodes_end_and_begin_as_they_would_one_at_a_time(counter, repeat, see
         assert given == finished
         np.testing.assert_array_equal(collector.y, [at["y"] for at in plainly.at])
         assert collector.steps == plainly.steps
+        of, decisions = collector.under_way()
+        assert [*of] == [at["number"] for at in plainly.at]
+        assert [*decisions] == [at["length"] // repeat for at in plainly.at]
         told += given
     assert collector.episodes == len(told)
     ends = {(bool(failed), length == 12 * repeat) for *_, length, _, failed in told}

@@ -43,6 +43,8 @@ def test_episodes_without_end_go_on():
     noise = ExplorationNoise(1.0, 10**12, 1, seed=0)
     found = series(noise, 1, 2100)
     assert len(np.unique(found)) == 2100
+    power = np.abs(np.fft.rfft(found[1024:2048, 0])) ** 2  # a series of its own, as pink as the first
+    assert power[1:16].mean() > 10.0 * power[240:256].mean()
 
 
 def test_an_exponent_below_zero_is_refused():

@@ -6,9 +6,11 @@ import re
 
 import numpy as np
 import pytest
+from scipy.special import ndtr
 from trimtab import robots
 from trimtab.controllers.cem import CEM
 from trimtab.learners.collection import FILE as COLLECTION
+from trimtab.learners.coloured_noise import ExplorationNoise
 from trimtab.learners.evaluation import evaluate
 from trimtab.learners.interface import Environment
 from trimtab.learners.logs import read
@@ -79,6 +81,25 @@ def test_another_seed_is_another_run(begin):
     one, other, same = (learner.replay.all().u for learner in learners)
     np.testing.assert_array_equal(one, same)
     assert not np.isin(other, one).any()
+
+
+def test_exploration_is_as_coloured_as_was_asked(begin, monkeypatch):
+    learner = begin(scheduled(dataclasses.replace(SMALL, colour=1.0), copies=2, random_steps=40, piece=90))
+    noise, asked = ExplorationNoise(1.0, 20, 1, ABOUT.seed), []
+    collector = learner._collector
+    step = collector.step
+
+    def record(u):
+        asked.append((collector.steps, noise.at(*collector.under_way()), collector.y, learner.policy.snapshot(), u))
+        return step(u)
+
+    monkeypatch.setattr(collector, "step", record)
+    learner.advance(unseen)
+    assert {int(e) for e in collector.under_way()[0]} == {3, 4}  # episodes of 20 decisions
+    for steps, e, y, policy, u in asked:
+        wanted = learner.policy.controls(2.0 * ndtr(e) - 1.0) if steps < 40 else policy(y, noise=e)
+        np.testing.assert_allclose(u, wanted, rtol=1e-12)
+    assert {steps < 40 for steps, *_ in asked} == {True, False}
 
 
 @pytest.mark.parametrize("file", [POLICY, REPLAY, STATE, COLLECTION])

@@ -12,6 +12,7 @@ from trimtab.launch.scenario import find, parse, resolve
 from trimtab.learners import pets
 from trimtab.learners.run_folder import RunFolder
 from trimtab.robots import plugins
+from trimtab.robots.plugins import Notice
 from trimtab.sim import State
 
 SCENARIO = """
@@ -229,7 +230,7 @@ def test_the_checkpoint_before_stands_in_for_one_that_was_cut_short(trained):
     model = checkpoints / "last" / pets.MODEL
     model.write_bytes(model.read_bytes()[:99])
     task = robots.load("cartpole-swingup").with_period(0.04)
-    with pytest.warns(RuntimeWarning, match=r"^checkpoint 'last' of .* not the whole .*; the one before it is used$"):
+    with pytest.warns(Notice, match=r"^checkpoint 'last' of .* not the whole .*; the one before it is used$"):
         assert sim.dynamics(f"ensemble:{path}", task).particles
     (checkpoints / "previous" / pets.STATE).write_text("{")
     with pytest.raises(ValueError, match=r"checkpoint 'last' of .*; checkpoint 'previous' of .* is no state of PETS"):
