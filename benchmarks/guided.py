@@ -3,8 +3,8 @@
     python benchmarks/guided.py cheetah-run runs/learners/sac-cheetah-run-0 --seeds 0 1 2
     python benchmarks/guided.py walker-walk runs/learners/sac-walker-walk-0 --policy
 
-Plans are made on the plant's own model with the scenario's planner, its horizon halved where that is said. With a value
-they take as many samples as fit into the time of MPC alone at its whole horizon, found by trying beforehand. Prints
+Plans are made on the plant's own model with the scenario's planner, its horizon halved where that is said: these take as
+many samples as fit into the time of MPC alone at its whole horizon, found by trying beforehand. Prints
 returns and planning times of each way, episode by episode in turn, and returns of the policy alone.
 """
 
@@ -41,10 +41,10 @@ def main() -> None:
     half = dataclasses.replace(whole, horizon=max(2, whole.horizon // 2), knots=knots)
     valued = dataclasses.replace(half, value=args.run, policy=args.run if args.policy else "")
     limit = plan_ms(setup, whole)
-    fitted = dataclasses.replace(valued, samples=fitting(setup, valued, limit))
+    alone, fitted = (dataclasses.replace(way, samples=fitting(setup, way, limit)) for way in (half, valued))
     ways = {
-        f"MPC alone, {whole.horizon} steps": whole,
-        f"MPC alone, {half.horizon} steps, as many samples": half,
+        f"MPC alone, {whole.horizon} steps, {whole.samples} samples": whole,
+        f"MPC alone, {half.horizon} steps, {alone.samples} samples": alone,
         f"with the value, {half.horizon} steps, {fitted.samples} samples": fitted,
     }
     found: dict[str, list[Any]] = {name: [] for name in [*ways, "policy alone"]}
