@@ -3,9 +3,9 @@
     python benchmarks/guided.py cheetah-run runs/learners/sac-cheetah-run-0 --seeds 0 1 2
     python benchmarks/guided.py walker-walk runs/learners/sac-walker-walk-0 --policy
 
-Plans are made on the plant's own model with the scenario's planner. Those of half its horizon, with the value and without,
-take as many samples as fit into the time of MPC alone at the whole one, found by trying beforehand. Prints returns and
-planning times of each way, episode by episode in turn, and returns of the policy alone.
+Plans are made on the plant's own model with the scenario's planner. Those of half its horizon, with the value and
+without, take as many samples as fit into the time of MPC alone at the whole one, found by trying beforehand. Prints
+returns and planning times of each way, episode by episode in turn, and returns of the policy alone.
 """
 
 import argparse
