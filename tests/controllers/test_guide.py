@@ -417,5 +417,5 @@ def test_folders_that_are_none_are_refused(table):
     task = robots.load("cartpole-balance")
     with pytest.raises(ValueError, match="no folder 'nowhere'"):
         MPC(CEM(value="nowhere"), sim.dynamics("mujoco", task), task)
-    with pytest.raises(ValueError, match="no folder 'plam'"):
+    with pytest.raises(ValueError, match="unknown policy 'plam'; did you mean 'plan'"):
         MPC(MCTS(policy="plam"), sim.dynamics("mujoco", task), task)
