@@ -18,13 +18,12 @@ from ..sim.jit import compiled, inline
 _ROW, _ROWS, _INDICES = types.float32[::1], types.float32[:, ::1], types.int64[::1]
 _ANY = types.float32[:]
 
-_BLOCK = 128
-"""Rows that are summed up before they join the sum of those before: float32 loses digits in a long sum."""
+# Sums over rows are taken in float64: in float32 a long one loses digits.
 
 
 @compiled(types.void(_ROWS, _ROW))
 def rectify(z: np.ndarray, bias: np.ndarray) -> None:
-    """Z = max(z + bias, 0), in place; what is no number stays so."""
+    """From `z` to max(z + bias, 0), in place; what is no number stays so."""
     zero = np.float32(0.0)
     for i in range(z.shape[0]):
         for j in range(z.shape[1]):
@@ -84,27 +83,21 @@ def normalised(g: np.ndarray, x: np.ndarray, inverse: np.ndarray, scale: np.ndar
 @compiled(types.void(_ROWS, _ROWS, _ROW))
 def by_scale(g: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
     """The gradient (width,) by the scale, with `g` (n, width) by z."""
-    zero, part = np.float32(0.0), np.empty_like(out)
-    out[:] = zero
-    for begin in range(0, g.shape[0], _BLOCK):
-        part[:] = zero
-        for i in range(begin, min(begin + _BLOCK, g.shape[0])):
-            for j in range(g.shape[1]):
-                part[j] += g[i, j] * x[i, j]
-        out += part
+    total = np.zeros(out.size)
+    for i in range(g.shape[0]):
+        for j in range(g.shape[1]):
+            total[j] += g[i, j] * x[i, j]
+    out[:] = total
 
 
 @compiled(types.void(_ROWS, _ROW))
 def summed(g: np.ndarray, out: np.ndarray) -> None:
     """What the rows of `g` (n, width) add up to (width,)."""
-    zero, part = np.float32(0.0), np.empty_like(out)
-    out[:] = zero
-    for begin in range(0, g.shape[0], _BLOCK):
-        part[:] = zero
-        for i in range(begin, min(begin + _BLOCK, g.shape[0])):
-            for j in range(g.shape[1]):
-                part[j] += g[i, j]
-        out += part
+    total = np.zeros(out.size)
+    for i in range(g.shape[0]):
+        for j in range(g.shape[1]):
+            total[j] += g[i, j]
+    out[:] = total
 
 
 @compiled(types.void(_ROWS, _ROW, _ROW, _ROW, _ANY), relaxed=True)
@@ -124,16 +117,13 @@ def rectify_to_one(z: np.ndarray, bias: np.ndarray, w: np.ndarray, shift: np.nda
 @compiled(types.void(_ROWS, _ROWS, _ROW))
 def rectified(g: np.ndarray, h: np.ndarray, sums: np.ndarray) -> None:
     """The gradient `g` by h becomes that by z, in place, and `sums` (width,) what its rows add up to."""
-    zero, part = np.float32(0.0), np.empty_like(sums)
-    sums[:] = zero
-    for begin in range(0, g.shape[0], _BLOCK):
-        part[:] = zero
-        for i in range(begin, min(begin + _BLOCK, g.shape[0])):
-            for j in range(g.shape[1]):
-                value = g[i, j] if h[i, j] > zero else zero
-                g[i, j] = value
-                part[j] += value
-        sums += part
+    zero, total = np.float32(0.0), np.zeros(sums.size)
+    for i in range(g.shape[0]):
+        for j in range(g.shape[1]):
+            value = g[i, j] if h[i, j] > zero else zero
+            g[i, j] = value
+            total[j] += value
+    sums[:] = total
 
 
 @compiled(types.void(_ROWS, _ROWS, _INDICES))
@@ -161,25 +151,20 @@ def back_from_one(
     Leaves in `g` (n, width) the gradient by z, in `by_w` (width,) and `by_shift` (1,) those of the output, and in
     `sums` (width,) what the rows of `g` add up to.
     """
-    zero, part_w, part = np.float32(0.0), np.empty_like(by_w), np.empty_like(sums)
-    by_w[:] = zero
-    sums[:] = zero
+    zero, total_w, total = np.float32(0.0), np.zeros(by_w.size), np.zeros(sums.size)
     shift = 0.0
-    for begin in range(0, h.shape[0], _BLOCK):
-        part_w[:] = zero
-        part[:] = zero
-        for i in range(begin, min(begin + _BLOCK, h.shape[0])):
-            own = by_out[i]
-            shift += own
-            for j in range(h.shape[1]):
-                part_w[j] += own * h[i, j]
-            for j in range(h.shape[1]):
-                value = own * w[j] if h[i, j] > zero else zero
-                g[i, j] = value
-                part[j] += value
-        by_w += part_w
-        sums += part
+    for i in range(h.shape[0]):
+        own = by_out[i]
+        shift += own
+        for j in range(h.shape[1]):
+            total_w[j] += own * h[i, j]
+        for j in range(h.shape[1]):
+            value = own * w[j] if h[i, j] > zero else zero
+            g[i, j] = value
+            total[j] += value
+    by_w[:] = total_w
     by_shift[0] = shift
+    sums[:] = total
 
 
 @compiled(types.void(_ANY, _ROW, _ROWS, _ROWS, _INDICES))
