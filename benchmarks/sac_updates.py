@@ -19,8 +19,11 @@ time, which other work on the machine disturbs less, and which on several cores 
 last table is our update there, one launch for each, over the one by autograd.
 """
 
-import argparse
 import os
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when NumPy and SciPy load; our own threads divide the cores
+
+import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -221,6 +221,7 @@ class SoftActorCritic:
         self.actor.spare.fill_(math.log(settings.temperature))
         self._actor_now = self.actor.beside()  # of what is seen before, `actor` of what is seen next
         self.critics = Perceptrons(settings.critics, read, answers, settings.network, rng, device)
+        self._critics_now = self.critics.beside()  # of what the policy does now, `critics` of what was done
         self.targets = self.critics.like()
         self._adam = {
             name: _Adam(network, settings.learning_rate)
@@ -248,7 +249,7 @@ class SoftActorCritic:
     @property
     def temperature(self) -> float:
         """What the policy's entropy counts for, alpha."""
-        return float(self.actor.spare.exp())
+        return float(self.actor.spare[0, 0].exp())
 
     @torch.no_grad()
     def update(self, batches: Batches) -> dict[str, float]:
@@ -288,51 +289,68 @@ class SoftActorCritic:
         self, moves: bool, seen: Tensor, action: Tensor, reward: Tensor, seen_next: Tensor, discount: Tensor
     ) -> Tensor:
         """An update, of the policy too if that `moves`: error and value of the critics, entropy of the policy."""
-        alpha = self.actor.spare.exp()
+        alpha, count = self.actor.spare[0].exp(), len(seen)
         # The policy is the same for both until its own step.
-        told = [(self.actor, seen_next), (self._actor_now, seen)] if moves else [(self.actor, seen_next)]
-        each = in_threads if self.actor.worth_threads(len(seen)) else map
-        after, *before = each(lambda one: one[0].forward(one[1])[0], told)
+        told = [(self.actor, seen_next, self._noise(count))]
+        if moves:
+            told.append((self._actor_now, seen, self._noise(count)))
+        worth = self.actor.worth_threads(count)
+        after, *before = in_threads(lambda one: self._drawn(one[0].forward(one[1])[0], one[2]), told, worth)
         target = self._soft_value(seen_next, after, alpha).mul_(discount).add_(reward)
-        critic, value = self._fit_critics(seen, action, target)
-        self._adam["critics"].step()
-        self.targets.flat.lerp_(self.critics.flat, self.settings.averaging)
+        if moves:
+            values = self._critics_now.begin(self._told(seen, before[0]), self.generator)
+        self._adam["critics"].begin()
+
+        def improve(k: int) -> None:
+            self._adam["critics"].step(k)
+            self.targets.parts[k].flat.lerp_(self.critics.parts[k].flat, self.settings.averaging)
+            if moves:
+                self._critics_now.parts[k].forward()
+
+        x, chosen = self._done(seen, action)
+        q = self.critics.fit(x, chosen, target, self.generator, improve)
+        q = q.gather(-1, chosen[:, None].expand(*q.shape[:-1], 1))[..., 0]
+        critic, value = 0.5 * (q - target).square_().mean(), q.mean()
         if not moves:
             return torch.stack([critic, value, torch.full_like(critic, math.nan)])
-        g, entropy = self._climb(seen, before[0], alpha)
+        g, entropy = self._climb(before[0], values, alpha)
         self._actor_now.backward(g[None])
         # Dual descent in the logarithm of alpha: a step's length does not depend on alpha.
-        by_log = entropy - self.target_entropy if self.settings.learned else torch.zeros_like(entropy)
-        self.actor.grad[-1:].copy_(by_log)
-        self._adam["actor"].step()
+        self.actor.by_spare[0] = entropy - self.target_entropy if self.settings.learned else 0.0
+        self._adam["actor"].begin()
+        self._adam["actor"].step(0)
         self.actor.spare.clamp_(-_FARTHEST, _FARTHEST)
         return torch.stack([critic, value, entropy])
 
-    def _soft_value(self, seen: Tensor, outputs: Tensor, alpha: Tensor) -> Tensor:
+    def _drawn(self, outputs: Tensor, noise: Tensor) -> Any:
+        """What the policy would do, by its network's outputs."""
+        return SquashedGaussian(outputs, noise)
+
+    def _done(self, seen: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs of the critics, and the number of their output (n,), for what was done."""
+        return torch.cat([seen, action], dim=-1), torch.zeros(len(seen), dtype=torch.long, device=seen.device)
+
+    def _told(self, seen: Tensor, policy: Any) -> Tensor:
+        """Inputs of the critics, where the policy is to be judged."""
+        return torch.cat([seen, policy.action], dim=-1)
+
+    def _soft_value(self, seen: Tensor, policy: Any, alpha: Tensor) -> Tensor:
         """V (n,) by the target critics."""
-        policy = SquashedGaussian(outputs, self._noise(len(seen)))
-        values = self.targets.forward(torch.cat([seen, policy.action], dim=-1), self.generator)[:, :, 0]
+        values = self.targets.forward(self._told(seen, policy), self.generator)[:, :, 0]
         return self._least(values).addcmul_(alpha, policy.log_probability, value=-1.0)
 
-    def _fit_critics(self, seen: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The critics' gradient towards `target` (n,); their mean squared error, halved, and mean."""
-        x, wanted, each = torch.cat([seen, action], dim=-1), target[:, None], 1.0 / len(seen)
-        q = self.critics.fit(x, lambda own: (own - wanted).mul_(each), self.generator)
-        return 0.5 * (q - wanted).square_().mean(), q.mean()
-
-    def _climb(self, seen: Tensor, outputs: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient (n, 2 na) of alpha log pi - Q by the policy's outputs, and its entropy [nats]."""
-        policy = SquashedGaussian(outputs, self._noise(len(seen)))
-        q = self.critics.forward(torch.cat([seen, policy.action], dim=-1), self.generator)
-        each = -1.0 / len(seen)
+    def _climb(self, policy: Any, values: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient (n, 2 na) of alpha log pi - Q by the policy's outputs, with `values` of Q; its entropy [nats]."""
+        count = values.shape[1]
         if self.settings.objective == "mean":
-            by_action = self.critics.by_inputs(torch.full_like(q, each / len(q)), self.observations).sum(dim=0)
+            slope = torch.full_like(values, -1.0 / (count * len(values)))
+            by_action = self._critics_now.by_inputs(slope, self.observations).sum(dim=0)
         else:
-            chosen = q[:, :, 0].argmin(dim=0)
-            by_action = self.critics.by_inputs_of(chosen, torch.full_like(q[0], each), self.observations)
+            chosen, slope = values[:, :, 0].argmin(dim=0), torch.full_like(values[0], -1.0 / count)
+            by_action = self._critics_now.by_inputs_of(chosen, slope, self.observations)
         # Everything by log pi is alpha / n; alpha stays on the device.
         by_action.div_(alpha)
-        g = policy.backward(by_action, 1.0 / len(seen)).mul_(alpha)
+        g = policy.backward(by_action, 1.0 / count).mul_(alpha)
         return g, policy.log_probability.mean().neg_()
 
     def _least(self, values: Tensor) -> Tensor:
@@ -417,33 +435,28 @@ class DiscreteSoftActorCritic(SoftActorCritic):
     def _most_entropy(self) -> float:
         return math.log(self.actions)
 
-    def _soft_value(self, seen: Tensor, outputs: Tensor, alpha: Tensor) -> Tensor:
-        log_pi = outputs.log_softmax(dim=-1)
+    def _noise(self, rows: int) -> Tensor:
+        return torch.empty(0)
+
+    def _drawn(self, outputs: Tensor, noise: Tensor) -> Any:
+        return outputs.log_softmax(dim=-1)
+
+    def _done(self, seen: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        return seen, action[:, 0].long()
+
+    def _told(self, seen: Tensor, policy: Any) -> Tensor:
+        return seen
+
+    def _soft_value(self, seen: Tensor, policy: Any, alpha: Tensor) -> Tensor:
         values = self._least(self.targets.forward(seen, self.generator))
-        return (log_pi.exp() * (values - alpha * log_pi)).sum(dim=-1)
+        return (policy.exp() * (values - alpha * policy)).sum(dim=-1)
 
-    def _fit_critics(self, seen: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        chosen, wanted = action.long(), target[:, None]
-
-        def own(q: Tensor) -> tuple[Tensor, Tensor]:
-            which = chosen.expand(*q.shape[:-1], 1)
-            return which, q.gather(-1, which)
-
-        def slope(q: Tensor) -> Tensor:
-            which, found = own(q)
-            return torch.zeros_like(q).scatter_(-1, which, (found - wanted) / len(seen))
-
-        found = own(self.critics.fit(seen, slope, self.generator))[1]
-        return 0.5 * (found - wanted).square().mean(), found.mean()
-
-    def _climb(self, seen: Tensor, outputs: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-        q = self._objective(self.critics.forward(seen, self.generator))
-        log_pi = outputs.log_softmax(dim=-1)
-        pi = log_pi.exp()
-        lost = alpha * log_pi - q
+    def _climb(self, policy: Any, values: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        pi = policy.exp()
+        lost = alpha * policy - self._objective(values)
         # log pi's own derivatives sum to zero.
-        g = pi * (lost - (pi * lost).sum(dim=-1, keepdim=True)) / len(seen)
-        return g, -(pi * log_pi).sum(dim=-1).mean()
+        g = pi * (lost - (pi * lost).sum(dim=-1, keepdim=True)) / len(pi)
+        return g, -(pi * policy).sum(dim=-1).mean()
 
     @torch.no_grad()
     def value(self, seen: Tensor) -> Tensor:
@@ -497,31 +510,38 @@ class Policy:
 
 
 class _Adam:
-    """Adam (Kingma and Ba, 2015), one step for all weights of a network.
+    """Adam (Kingma and Ba, 2015), one step for the weights of each of a network's parts.
 
     The operation is that of `torch.optim.Adam(..., fused=True)`, which spends longer on looking whether it applies than
     on weights as few as these.
     """
 
     def __init__(self, network: Perceptrons, learning_rate: float) -> None:
-        self._network, self._rate = network, learning_rate
-        flat = network.flat
+        self._parts, self._rate = network.parts, learning_rate
+        flat, members = network.flat, network.members
         self.state = {
             "exp_avg": torch.zeros_like(flat),
             "exp_avg_sq": torch.zeros_like(flat),
             "step": torch.zeros((), device=flat.device),
         }
+        self._means, self._squares = (
+            [self.state[name].view(members, -1)[part.share] for part in network.parts]
+            for name in ("exp_avg", "exp_avg_sq")
+        )
 
-    def step(self) -> None:
-        mean, square, step = self.state.values()
-        step.add_(1.0)
+    def begin(self) -> None:
+        """Counts the step that all parts will take."""
+        self.state["step"].add_(1.0)
+
+    def step(self, k: int) -> None:
+        """The step of part `k`."""
         torch._fused_adam_(
-            [self._network.flat],
-            [self._network.grad],
-            [mean],
-            [square],
+            [self._parts[k].flat],
+            [self._parts[k].grad],
+            [self._means[k]],
+            [self._squares[k]],
             [],
-            [step],
+            [self.state["step"]],
             lr=self._rate,
             beta1=0.9,
             beta2=0.999,

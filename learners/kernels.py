@@ -1,7 +1,7 @@
-"""Passes over the rows of a small network in native code (numba), for what torch does in several operations.
+"""Passes over the rows of a layer in native code (numba), for what torch does in several operations.
 
 Between the products of matrices an update has many small steps, each of which reads and writes all rows again and costs
-some microseconds to begin. Here what follows one product is one pass. Arrays are C-contiguous float32. With a product p
+some microseconds to begin. Here they are few. Arrays are C-contiguous float32. With a product p
 and a bias, hidden units are h = max(z, 0) (n, width), z = p + bias, or z = x scale + shift where a layer is normalised,
 x = (p + bias - mean) / deviation, with mean and deviation of a row (layer normalisation, Ba, Kiros and Hinton, 2016). A
 gradient by z is that by h where h is above zero.
@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from ..sim.jit import compiled, inline
+from ..sim.jit import compiled, inline, inline_relaxed
 
-_ROW, _ROWS, _INDICES = types.float32[::1], types.float32[:, ::1], types.int64[::1]
-_ANY = types.float32[:]
+_ROW, _ROWS = types.float32[::1], types.float32[:, ::1]
+
+EPS = np.float32(1e-5)
+"""What variances of normalised rows have at least."""
 
 # Sums over rows are taken in float64: in float32 a long one loses digits.
 
 
-@compiled(types.void(_ROWS, _ROW))
+@inline
 def rectify(z: np.ndarray, bias: np.ndarray) -> None:
     """From `z` to max(z + bias, 0), in place; what is no number stays so."""
     zero = np.float32(0.0)
@@ -31,15 +33,9 @@ def rectify(z: np.ndarray, bias: np.ndarray) -> None:
             z[i, j] = zero if value < zero else value
 
 
-@compiled(types.void(_ROWS, _ROW, _ROW, _ROW, types.float32, _ROWS, _ROW), relaxed=True)
+@inline_relaxed
 def normalise(
-    z: np.ndarray,
-    bias: np.ndarray,
-    scale: np.ndarray,
-    shift: np.ndarray,
-    eps: float,
-    x: np.ndarray,
-    inverse: np.ndarray,
+    z: np.ndarray, bias: np.ndarray, scale: np.ndarray, shift: np.ndarray, x: np.ndarray, inverse: np.ndarray
 ) -> None:
     """From p to h in place of `z` (n, width) where the layer is normalised; leaves x, and `inverse` deviations (n,)."""
     zero, one, width = np.float32(0.0), np.float32(1.0), np.float32(z.shape[1])
@@ -54,7 +50,7 @@ def normalise(
             value = x[i, j] - mean
             x[i, j] = value
             total += value * value
-        by = one / np.sqrt(total / width + eps)
+        by = one / np.sqrt(total / width + EPS)
         inverse[i] = by
         for j in range(z.shape[1]):
             value = x[i, j] * by
@@ -63,7 +59,7 @@ def normalise(
             z[i, j] = zero if value < zero else value
 
 
-@compiled(types.void(_ROWS, _ROWS, _ROW, _ROW, _INDICES), relaxed=True)
+@inline_relaxed
 def normalised(g: np.ndarray, x: np.ndarray, inverse: np.ndarray, scale: np.ndarray, rows: np.ndarray) -> None:
     """The gradient `g` (m, width) by z of m `rows` becomes that by p, in place."""
     zero, width = np.float32(0.0), np.float32(g.shape[1])
@@ -80,7 +76,7 @@ def normalised(g: np.ndarray, x: np.ndarray, inverse: np.ndarray, scale: np.ndar
             g[i, j] = (g[i, j] - mean - x[r, j] * along) * by
 
 
-@compiled(types.void(_ROWS, _ROWS, _ROW))
+@inline
 def by_scale(g: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
     """The gradient (width,) by the scale, with `g` (n, width) by z."""
     total = np.zeros(out.size)
@@ -90,7 +86,7 @@ def by_scale(g: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
     out[:] = total
 
 
-@compiled(types.void(_ROWS, _ROW))
+@inline
 def summed(g: np.ndarray, out: np.ndarray) -> None:
     """What the rows of `g` (n, width) add up to (width,)."""
     total = np.zeros(out.size)
@@ -100,34 +96,8 @@ def summed(g: np.ndarray, out: np.ndarray) -> None:
     out[:] = total
 
 
-@compiled(types.void(_ROWS, _ROW, _ROW, _ROW, _ANY), relaxed=True)
-def rectify_to_one(z: np.ndarray, bias: np.ndarray, w: np.ndarray, shift: np.ndarray, out: np.ndarray) -> None:
-    """`rectify`, and the single output (n,) that follows, z w + shift, for `shift` (1,)."""
-    zero = np.float32(0.0)
-    for i in range(z.shape[0]):
-        total = zero
-        for j in range(z.shape[1]):
-            value = z[i, j] + bias[j]
-            value = zero if value < zero else value
-            z[i, j] = value
-            total += value * w[j]
-        out[i] = total + shift[0]
-
-
-@compiled(types.void(_ROWS, _ROWS, _ROW))
-def rectified(g: np.ndarray, h: np.ndarray, sums: np.ndarray) -> None:
-    """The gradient `g` by h becomes that by z, in place, and `sums` (width,) what its rows add up to."""
-    zero, total = np.float32(0.0), np.zeros(sums.size)
-    for i in range(g.shape[0]):
-        for j in range(g.shape[1]):
-            value = g[i, j] if h[i, j] > zero else zero
-            g[i, j] = value
-            total[j] += value
-    sums[:] = total
-
-
-@compiled(types.void(_ROWS, _ROWS, _INDICES))
-def rectified_of(g: np.ndarray, h: np.ndarray, rows: np.ndarray) -> None:
+@inline
+def rectified(g: np.ndarray, h: np.ndarray, rows: np.ndarray) -> None:
     """The gradient `g` (m, width) by m `rows` of h becomes that by z, in place."""
     zero = np.float32(0.0)
     for i in range(g.shape[0]):
@@ -136,45 +106,35 @@ def rectified_of(g: np.ndarray, h: np.ndarray, rows: np.ndarray) -> None:
             g[i, j] = g[i, j] if h[r, j] > zero else zero
 
 
-@compiled(types.void(_ANY, _ROW, _ROWS, _ROWS, _ROW, _ROW, _ROW))
-def back_from_one(
-    by_out: np.ndarray,
-    w: np.ndarray,
-    h: np.ndarray,
-    g: np.ndarray,
-    by_w: np.ndarray,
-    by_shift: np.ndarray,
-    sums: np.ndarray,
-) -> None:
-    """The way back through a single output h w + shift (n,), where it has the gradient `by_out` (n,).
+# Products with a single column, for which BLAS takes far longer as ones of matrices.
 
-    Leaves in `g` (n, width) the gradient by z, in `by_w` (width,) and `by_shift` (1,) those of the output, and in
-    `sums` (width,) what the rows of `g` add up to.
-    """
-    zero, total_w, total = np.float32(0.0), np.zeros(by_w.size), np.zeros(sums.size)
-    shift = 0.0
+
+@inline_relaxed
+def to_one(h: np.ndarray, w: np.ndarray, out: np.ndarray) -> None:
+    """Of `h` (n, width) and `w` (width, 1), what goes to `out` (n, 1)."""
     for i in range(h.shape[0]):
-        own = by_out[i]
-        shift += own
+        total = np.float32(0.0)
         for j in range(h.shape[1]):
-            total_w[j] += own * h[i, j]
-        for j in range(h.shape[1]):
-            value = own * w[j] if h[i, j] > zero else zero
-            g[i, j] = value
-            total[j] += value
-    by_w[:] = total_w
-    by_shift[0] = shift
-    sums[:] = total
+            total += h[i, j] * w[j, 0]
+        out[i, 0] = total
 
 
-@compiled(types.void(_ANY, _ROW, _ROWS, _ROWS, _INDICES))
-def back_from_one_of(by_out: np.ndarray, w: np.ndarray, h: np.ndarray, g: np.ndarray, rows: np.ndarray) -> None:
-    """The gradient `g` (m, width) by z of m `rows`, where a single output has `by_out` (m,) in them."""
-    zero = np.float32(0.0)
+@inline
+def from_one(by_out: np.ndarray, w: np.ndarray, g: np.ndarray) -> None:
+    """The gradient `g` (n, width) by h, where that output has the gradient `by_out` (n, 1)."""
     for i in range(g.shape[0]):
-        own, r = by_out[i], rows[i]
         for j in range(g.shape[1]):
-            g[i, j] = own * w[j] if h[r, j] > zero else zero
+            g[i, j] = by_out[i, 0] * w[j, 0]
+
+
+@inline
+def by_one(by_out: np.ndarray, h: np.ndarray, out: np.ndarray) -> None:
+    """The gradient (width, 1) by w there."""
+    total = np.zeros(h.shape[1])
+    for i in range(h.shape[0]):
+        for j in range(h.shape[1]):
+            total[j] += by_out[i, 0] * h[i, j]
+    out[:, 0] = total
 
 
 @inline

@@ -1,10 +1,10 @@
 """Perceptrons whose weights lie in one flat vector, with their gradients written out.
 
 E members of one shape, as in `networks.py`, but made for many small updates: an optimiser's step, and the average that
-target networks keep, are one operation on the flat vector, results go to buffers that are kept, and a gradient is
-computed only where somebody asks for it. On a CPU members are computed one by one, large ones by threads of our own,
-and what is between the products is native code (`kernels.py`) unless units are dropped out; on a GPU members are one
-batch. Of a layer h -> f(z), z = b + h W, with g the gradient with respect to z,
+target networks keep, are one operation on a flat vector, results go to buffers that are kept, and a gradient is
+computed only where somebody asks for it. On a CPU each member is a part of its own, large ones go to threads of our
+own, and what is between the products is native code (`kernels.py`) unless units are dropped out; on a GPU all members
+are one part, computed as a batch. Of a layer h -> f(z), z = b + h W, with g the gradient with respect to z,
 
     dW = h' g,    db = 1' g,    dh = g W'
 
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import kernels
+from . import passes
 from .threads import in_threads
 
 Kept = TypeVar("Kept")
@@ -77,12 +77,13 @@ class Perceptrons:
         settings: of the hidden layers.
         rng: draws the weights.
         device: where they are.
-        spare: how many numbers there are to be at the end of `flat`.
+        spare: how many numbers each member is to have that no layer uses, for what else is to be learned with it.
 
     Attributes:
-        flat: all weights (P,).
-        grad: where `backward` leaves the gradient (P,).
-        spare: numbers at the end of `flat` that no layer uses, for what else is to be learned with them.
+        flat: all weights, one member's after the other's (E P,).
+        grad: where `backward` leaves the gradient (E P,).
+        spare, by_spare: views of the numbers that no layer uses (E, spare), and of where their gradient belongs.
+        parts: what is computed at once: on a CPU one member each, on a GPU all of them.
     """
 
     def __init__(
@@ -98,18 +99,18 @@ class Perceptrons:
         self.members, self.inputs, self.outputs, self.settings = members, inputs, outputs, settings
         sizes = (inputs, *settings.hidden, outputs)
         self._depth = len(sizes) - 1
-        self._shapes: list[tuple[int, int, int]] = []
+        self._shapes: list[tuple[int, ...]] = []
         self._places: list[slice] = []
         drawn: list[np.ndarray] = []
         end = 0
 
-        def add(shape: tuple[int, int, int], values: np.ndarray) -> None:
+        def add(shape: tuple[int, ...], values: np.ndarray) -> None:
             nonlocal end
-            size = math.prod(shape)
-            self._shapes.append(shape)
+            size = math.prod(shape[1:])
+            self._shapes.append(shape[1:])
             self._places.append(slice(end, end + size))
-            drawn.append(np.pad(values.ravel(), (0, -size % _ALIGNED)))
-            end += len(drawn[-1])
+            drawn.append(np.pad(values.reshape(members, size), ((0, 0), (0, -size % _ALIGNED))))
+            end += drawn[-1].shape[1]
 
         for k, (a, b) in enumerate(itertools.pairwise(sizes)):
             for shape in ((members, a, b), (members, 1, b)):
@@ -117,17 +118,15 @@ class Perceptrons:
             if settings.layer_norm and k < self._depth - 1:
                 add((members, 1, b), np.ones((members, b)))
                 add((members, 1, b), np.zeros((members, b)))
-        values = np.concatenate([*drawn, np.zeros(spare)]).astype(np.float32)
-        self.flat = torch.as_tensor(values).to(device)
+        add((members, spare), np.zeros((members, spare)))
+        self.flat = torch.as_tensor(np.concatenate(drawn, axis=1).ravel(), dtype=torch.float32).to(device)
         self.grad = torch.zeros_like(self.flat)
-        self.spare = self.flat[end:]
         self._divide()
 
     def like(self) -> "Perceptrons":
         """Others with the same weights."""
         other = copy.copy(self)
         other.flat, other.grad = self.flat.clone(), torch.zeros_like(self.grad)
-        other.spare = other.flat[len(other.flat) - len(self.spare) :]
         other._divide()
         return other
 
@@ -138,12 +137,12 @@ class Perceptrons:
         return other
 
     def _divide(self) -> None:
-        """Lays out the parts: on a CPU each member is one, elsewhere they are computed as one batch."""
-        self._layers, self._by_layers = self._view(self.flat), self._view(self.grad)
+        """Lays out the parts."""
+        (self._layers, self.spare), (self._by_layers, self.by_spare) = self._view(self.flat), self._view(self.grad)
         each = self.flat.device.type == "cpu"
         shares = [*range(self.members)] if each else [slice(None)]
-        kind = _NativePart if each and not self.settings.dropout else _Part
-        self._parts = [kind(self.settings, self._layers, self._by_layers, share) for share in shares]
+        kind = _NativePart if each and not self.settings.dropout else Part
+        self.parts = [kind(self, share) for share in shares]
         self._outputs: dict[int, Tensor] = {}
 
     def layers(self) -> list[list[Tensor]]:
@@ -157,34 +156,42 @@ class Perceptrons:
             x: inputs.
             generator: draws what is dropped out; None drops nothing.
         """
-        outputs = self._begin(x, generator)
+        outputs = self.begin(x, generator)
         self._each(lambda part: part.forward(), len(x))
         return outputs
 
-    def fit(self, x: Tensor, slope: Callable[[Tensor], Tensor], generator: torch.Generator | None = None) -> Tensor:
-        """`forward` and `backward` in one.
+    def fit(
+        self,
+        x: Tensor,
+        chosen: Tensor,
+        wanted: Tensor,
+        generator: torch.Generator | None = None,
+        then: Callable[[int], object] = lambda k: None,
+    ) -> Tensor:
+        """`forward`, and `backward` of half the mean squared error of one output in each row, the sum over members.
 
         Args:
             x: inputs (n, inputs).
-            slope: from outputs, (E, n, outputs) or one member's (n, outputs), to the gradient with respect to them; it
-                may be called in several threads.
+            chosen: the number of that output (n,).
+            wanted: what it is to be (n,).
             generator: draws what is dropped out; None drops nothing.
+            then: what is done in a part's thread when its gradient is there, told the number of the part.
         """
-        outputs = self._begin(x, generator)
+        outputs = self.begin(x, generator)
 
-        def work(part: "_Part") -> None:
-            part.forward()
-            part.back(slope(outputs[part.share]), weights=True)
+        def work(k: int) -> None:
+            self.parts[k].fit(chosen, wanted)
+            then(k)
 
-        self._each(work, len(x))
+        in_threads(work, range(len(self.parts)), self.worth_threads(len(x)))
         return outputs
 
-    def _begin(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Takes inputs and draws what is dropped out; where outputs (E, n, outputs) will be."""
+    def begin(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Takes inputs for `forward` of the parts, one by one; where its outputs (E, n, outputs) will be."""
         outputs = _kept(
             self._outputs, self.flat, len(x), lambda: self.flat.new_empty(self.members, len(x), self.outputs)
         )
-        for part in self._parts:
+        for part in self.parts:
             part.begin(x, outputs, generator)
         return outputs
 
@@ -193,17 +200,13 @@ class Perceptrons:
 
         Those are of the last `forward`. `g` is used up.
         """
-        self._each(lambda part: part.back(g[part.share], weights=True), g.shape[1])
+        alone = len(self.parts) == 1 and self.worth_threads(g.shape[1])
+        self._each(lambda part: part.back(g[part.share], alone=alone), g.shape[1])
 
     def by_inputs(self, g: Tensor, first: int = 0) -> Tensor:
         """The gradient (E, n, inputs - first) with respect to inputs from number `first` on; see `backward`."""
         found = g.new_empty(self.members, g.shape[1], self.inputs - first)
-
-        def work(part: "_Part") -> None:
-            by_z = part.back(g[part.share], weights=False)
-            part.product(by_z, part.weights[0].mT[..., first:], out=found[part.share])
-
-        self._each(work, g.shape[1])
+        self._each(lambda part: part.by_inputs(g[part.share], None, found[part.share]), g.shape[1])
         return found
 
     def by_inputs_of(self, chosen: Tensor, g: Tensor, first: int = 0) -> Tensor:
@@ -217,37 +220,42 @@ class Perceptrons:
             return self.by_inputs(only, first).sum(dim=0)
         found = g.new_empty(len(g), self.inputs - first)
 
-        def work(part: "_Part") -> None:
-            rows = torch.eq(chosen, self._parts.index(part)).nonzero()[:, 0]
-            by_z = part.back(g.index_select(0, rows), weights=False, rows=rows)
-            found.index_copy_(0, rows, part.product(by_z, part.weights[0].mT[:, first:]))
+        def work(k: int) -> None:
+            self.parts[k].by_inputs(g, torch.eq(chosen, k).nonzero()[:, 0], found)
 
-        self._each(work, len(g))
+        in_threads(work, range(self.members), self.worth_threads(len(g)))
         return found
 
     def worth_threads(self, rows: int) -> bool:
         """Whether passes of so many rows gain more by going on beside each other than threads cost."""
         return self.flat.device.type == "cpu" and rows * len(self.flat) > _WORTH * self.members
 
-    def _each(self, work: Callable[["_Part"], object], rows: int) -> None:
-        """Does the work of each part, in threads if it is worth it; they compute the same."""
-        if len(self._parts) > 1 and self.worth_threads(rows):
-            in_threads(work, self._parts)
-        else:
-            for part in self._parts:
-                work(part)
+    def _each(self, work: Callable[["Part"], object], rows: int) -> None:
+        """Does the work of each part, in threads if it is worth it, which compute the same."""
+        in_threads(work, self.parts, self.worth_threads(rows))
 
-    def _view(self, flat: Tensor) -> list[list[Tensor]]:
-        """Each layer's part of a flat vector."""
-        parts = [flat[place].view(shape) for place, shape in zip(self._places, self._shapes)]
+    def _view(self, flat: Tensor) -> tuple[list[list[Tensor]], Tensor]:
+        """Each layer's arrays in a flat vector, and the spare numbers."""
+        rows = flat.view(self.members, -1)
+        *arrays, spare = (rows[:, place].unflatten(1, shape) for place, shape in zip(self._places, self._shapes))
+        return self._by_layer(arrays), spare
+
+    def _by_layer(self, arrays: list[Kept]) -> list[list[Kept]]:
+        """What there is of each array, by layers."""
         each = 4 if self.settings.layer_norm else 2
-        return [parts[k * each : min((k + 1) * each, len(parts))] for k in range(self._depth)]
+        return [arrays[k : k + each] for k in range(0, len(arrays), each)]
+
+    def places(self) -> np.ndarray:
+        """Where the layers' arrays are in a member's weights, as `passes.Pass` has it."""
+        begins = self._by_layer([place.start for place in self._places[:-1]])
+        sizes = [tuple(weight.shape[1:]) for weight, *_ in self._layers]
+        return np.array([(*size, *own, *[-1] * (4 - len(own))) for size, own in zip(sizes, begins)])
 
 
 class _Room:
-    """What one pass of a part leaves: arrays for so many rows, kept."""
+    """What one pass of a part leaves: arrays for as many rows as `outputs` (..., n, outputs) has, kept."""
 
-    def __init__(self, weights: list[Tensor], outputs: Tensor, normalised: bool, dropout: bool) -> None:
+    def __init__(self, weights: list[Tensor], outputs: Tensor, settings: NetworkSettings) -> None:
         rows = outputs.shape[-2]
 
         def new(width: int) -> Tensor:
@@ -257,9 +265,9 @@ class _Room:
         hidden = [weight.shape[-1] for weight in weights[:-1]]
         self.h = [new(width) for width in hidden]
         self.g: list[Tensor] = []  # made for the first way back: who asks for outputs alone needs none
-        self.masks = [new(width) for width in hidden] if dropout else []
-        self.normalised = [new(width) for width in hidden] if normalised else []
-        self.scales = [new(1) for _ in hidden] if normalised else []
+        self.masks = [new(width) for width in hidden] if settings.dropout else []
+        self.normalised = [new(width) for width in hidden] if settings.layer_norm else []
+        self.scales = [new(1) for _ in hidden] if settings.layer_norm else []
 
     def back(self) -> None:
         """Makes the arrays that a way back needs."""
@@ -267,44 +275,25 @@ class _Room:
             self.g = [torch.empty_like(h) for h in self.h]
 
 
-class _NativeRoom(_Room):
-    """The same for native code, which takes them as NumPy's."""
-
-    def __init__(self, weights: list[Tensor], outputs: Tensor, normalised: bool) -> None:
-        super().__init__(weights, outputs, normalised, False)
-        self.own_outputs = outputs.numpy()
-        self.own_h = [h.numpy() for h in self.h]
-        self.own_g: list[np.ndarray] = []
-        self.own_x = [x.numpy() for x in self.normalised]
-        self.inverse = [scale[:, 0].numpy() for scale in self.scales]
-        self.all = np.arange(outputs.shape[0])
-
-    def back(self) -> None:
-        """Makes the arrays that a way back needs."""
-        if not self.g:
-            super().back()
-            self.own_g = [g.numpy() for g in self.g]
-
-
-class _Part:
+class Part:
     """One member, whose arrays then lack the members' axis, or all as one batch.
 
     Args:
-        settings: of the hidden layers.
-        layers, by_layers: of all members, their weights and where gradients go.
+        whole: of which it is a part.
         share: which member, or all.
 
     Attributes:
+        flat, grad: its part of all weights and of their gradient.
         weights: of each layer (..., in, out).
         product: of matrices.
     """
 
-    def __init__(
-        self, settings: NetworkSettings, layers: list[list[Tensor]], by_layers: list[list[Tensor]], share: int | slice
-    ) -> None:
-        self.settings, self.share = settings, share
-        self._layers = [[tensor[share] for tensor in layer] for layer in layers]
-        self._by_layers = [[tensor[share] for tensor in layer] for layer in by_layers]
+    def __init__(self, whole: Perceptrons, share: int | slice) -> None:
+        self.settings, self.share = whole.settings, share
+        self.flat, self.grad = (every.view(whole.members, -1)[share] for every in (whole.flat, whole.grad))
+        self._layers, self._by_layers = (
+            [[tensor[share] for tensor in layer] for layer in layers] for layers in (whole._layers, whole._by_layers)
+        )
         self.weights = [layer[0] for layer in self._layers]
         single = isinstance(share, int)
         self.product = torch.mm if single else torch.bmm
@@ -317,11 +306,9 @@ class _Part:
         """Takes inputs (n, inputs) and draws what is dropped out; results will go to `outputs` of all members."""
         s = self.settings
         self._dropping = bool(s.dropout) and generator is not None
-
-        def make() -> _Room:
-            return _Room(self.weights, outputs[self.share], s.layer_norm, bool(s.dropout))
-
-        self._room = room = _kept(self._rooms, self.weights[0], outputs.shape[1], make)
+        self._room = room = _kept(
+            self._rooms, self.flat, outputs.shape[1], lambda: _Room(self.weights, outputs[self.share], s)
+        )
         if self._dropping:
             for mask in room.masks:
                 mask.bernoulli_(1.0 - s.dropout, generator=generator).div_(1.0 - s.dropout)
@@ -354,7 +341,32 @@ class _Part:
         else:
             self._affine(bias, h, weight, out=self._room.outputs)
 
-    def back(self, g: Tensor, *, weights: bool, rows: Tensor | None = None) -> Tensor:
+    def fit(self, chosen: Tensor, wanted: Tensor) -> None:
+        """`forward`, and `back` of half the mean squared error of outputs `chosen` (n,) against those `wanted` (n,)."""
+        self.forward()
+        out, which = self._room.outputs, chosen[:, None].expand(*self._room.outputs.shape[:-1], 1)
+        self.back(torch.zeros_like(out).scatter_(-1, which, (out.gather(-1, which) - wanted[:, None]) / len(wanted)))
+
+    def back(self, g: Tensor, *, alone: bool = False) -> None:
+        """Leaves in `grad` the gradient by weights of what has `g` (..., n, outputs) by the outputs.
+
+        Args:
+            g: the gradient by the outputs; used up.
+            alone: whether no other part is computed at the same time, so that threads are free.
+        """
+        self._through(g, weights=True)
+
+    def by_inputs(self, g: Tensor, rows: Tensor | None, found: Tensor) -> None:
+        """Leaves in `found` (..., n, i) the gradient by the last i inputs; with `rows`, of one member in these."""
+        last = self.weights[0].mT[..., self.weights[0].shape[-2] - found.shape[-1] :]
+        if rows is None:
+            self.product(self._through(g, weights=False), last, out=found)
+        else:
+            found.index_copy_(
+                0, rows, self.product(self._through(g.index_select(0, rows), weights=False, rows=rows), last)
+            )
+
+    def _through(self, g: Tensor, *, weights: bool, rows: Tensor | None = None) -> Tensor:
         """The gradient with respect to the first layer's z, on the way those with respect to `weights`.
 
         Args:
@@ -396,80 +408,42 @@ class _Part:
         return g
 
 
-class _NativePart(_Part):
-    """One member on a CPU that drops nothing out: what is between its products is native code."""
+class _NativePart(Part):
+    """One member on a CPU that drops nothing out, in native code."""
 
-    def __init__(
-        self, settings: NetworkSettings, layers: list[list[Tensor]], by_layers: list[list[Tensor]], share: int | slice
-    ) -> None:
-        super().__init__(settings, layers, by_layers, share)
-        self._own, self._by = (
-            [[part[0].numpy() for part in layer[1:]] for layer in of] for of in (self._layers, self._by_layers)
-        )
-        self._own_rooms: dict[int, _NativeRoom] = {}
-        self._one, self._by_one = self.weights[-1][:, 0].numpy(), self._by_layers[-1][0][:, 0].numpy()
+    def __init__(self, whole: Perceptrons, share: int | slice) -> None:
+        super().__init__(whole, share)
+        self._places = whole.places()
+        self._passes: dict[int, passes.Pass] = {}
+        self._own, self._by = self.flat.numpy(), self.grad.numpy()
 
     def begin(self, x: Tensor, outputs: Tensor, generator: torch.Generator | None) -> None:
-        """See `_Part.begin`."""
-
-        def make() -> _NativeRoom:
-            return _NativeRoom(self.weights, outputs[self.share], self.settings.layer_norm)
-
-        self._own_room, self._x = _kept(self._own_rooms, self.weights[0], outputs.shape[1], make), x
-        self._room = self._own_room
+        """See `Part.begin`."""
+        rows = len(x)
+        self._pass = _kept(self._passes, self.flat, rows, lambda: passes.begin(self._own, self._places, rows))
+        self._inputs, self._out = x.contiguous().numpy(), outputs[self.share].numpy()
 
     def forward(self) -> None:
         """Computes the outputs."""
-        room, h, last = self._own_room, self._x, len(self.weights) - 1
-        for k, z in enumerate(room.h):
-            bias, *norm = self._own[k]
-            torch.mm(h, self.weights[k], out=z)
-            if norm:
-                kernels.normalise(room.own_h[k], bias, *norm, _EPS, room.own_x[k], room.inverse[k])
-            elif self._narrow and k == last - 1:
-                kernels.rectify_to_one(room.own_h[k], bias, self._one, self._own[last][0], room.own_outputs[:, 0])
-                return
-            else:
-                kernels.rectify(room.own_h[k], bias)
-            h = z
-        self._answer(h)
+        passes.forward(self._pass, self._inputs, self._out)
 
-    def back(self, g: Tensor, *, weights: bool, rows: Tensor | None = None) -> Tensor:
-        """See `_Part.back`."""
-        room, last = self._own_room, len(self.weights) - 1
-        room.back()
-        which, count = (room.all, len(room.all)) if rows is None else (rows.numpy(), len(rows))
-        for k in range(last, 0, -1):
-            h, below = room.own_h[k - 1], room.own_g[k - 1][:count]
-            out = room.g[k - 1] if rows is None else room.g[k - 1][:count]
-            sums = self._by[k - 1][-1]
-            if self._narrow and k == last:
-                given = g.numpy()[:, 0], self._one, h, below
-                if weights:
-                    kernels.back_from_one(*given, self._by_one, self._by[last][0], sums)
-                else:
-                    kernels.back_from_one_of(*given, which)
-            else:
-                if weights:
-                    torch.mm(room.h[k - 1].t(), g, out=self._by_layers[k][0])
-                    if k == last:
-                        torch.sum(g, dim=-2, keepdim=True, out=self._by_layers[k][1])
-                torch.mm(g, self.weights[k].t(), out=out)
-                if weights:
-                    kernels.rectified(below, h, sums)
-                else:
-                    kernels.rectified_of(below, h, which)
-            if self.settings.layer_norm:
-                x = room.own_x[k - 1]
-                if weights:
-                    kernels.by_scale(below, x, self._by[k - 1][1])
-                kernels.normalised(below, x, room.inverse[k - 1], self._own[k - 1][1], which)
-                if weights:
-                    kernels.summed(below, self._by[k - 1][0])
-            g = out
-        if weights:
-            torch.mm(self._x.t(), g, out=self._by_layers[0][0])
-        return g
+    def fit(self, chosen: Tensor, wanted: Tensor) -> None:
+        """See `Part.fit`."""
+        passes.fit(self._pass, self._inputs, self._out, chosen.numpy(), wanted.numpy(), self._by)
+
+    def back(self, g: Tensor, *, alone: bool = False) -> None:
+        """See `Part.back`."""
+        given = self._pass, self._inputs, g.contiguous().numpy(), self._by
+        if alone:
+            passes.back(*given, passes.FIRST)
+            in_threads(lambda far: passes.back(*given, far), [passes.ALONG, passes.ACROSS])
+        else:
+            passes.back(*given, passes.ALL)
+
+    def by_inputs(self, g: Tensor, rows: Tensor | None, found: Tensor) -> None:
+        """See `Part.by_inputs`."""
+        which = np.arange(len(g)) if rows is None else rows.numpy()
+        passes.by_inputs(self._pass, g.contiguous().numpy(), which, found.numpy())
 
 
 def _kept(by_rows: dict[int, Kept], weights: Tensor, rows: int, make: Callable[[], Kept]) -> Kept:

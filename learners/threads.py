@@ -1,49 +1,149 @@
-"""Threads of our own for torch's work on a CPU.
+"""Threads of our own for the learners' work on a CPU.
 
 Those of OpenMP, which torch has by itself, wait spinning and starve whatever else runs on the cores: another thread, a
 viewer, a second process. Here work is cut into jobs beforehand, in a way that does not depend on how many threads there
-are, and neither does what is computed.
+are, and neither does what is computed. Ours look out for what comes next too, for about a millisecond, since on virtual
+machines to be woken takes as long as some of the jobs; but whatever else wants the core has it at once.
 """
 
-import functools
+import os
+import threading
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numba import types
 
 from ..sim.interface import available_cores
+from ..sim.jit import compiled
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+_LOOKS = 2000
+"""How often a thread looks whether there is something to do, before it sleeps."""
 
-def in_threads(work: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
-    """What `work` makes of each of the jobs, on as many cores as there are; one after another where torch has several.
+_sched_yield = types.ExternalFunction("sched_yield", types.int32())
 
-    The calling thread works too, so that of two jobs one needs no thread to be woken. Jobs must not depend on each
-    other, nor call this function, and torch's modes (no gradients, inference) are each thread's own: `work` sets them.
+
+def in_threads(work: Callable[[Job], Result], jobs: Sequence[Job], worth: bool = True) -> list[Result]:
+    """What `work` makes of each of the jobs, on as many cores as there are.
+
+    They are done one after another if it is not `worth` what threads cost, where torch has several threads itself, and
+    while the threads are at another call's jobs. The calling thread works too, so that of two jobs one needs no other.
+    Jobs must not depend on each other, and torch's modes (no gradients, inference) are each thread's own: `work` sets
+    them.
 
     Raises:
         Exception: what `work` raised, when all others have ended.
     """
-    threads = min(len(jobs), available_cores())
-    if threads < 2 or torch.get_num_threads() > 1:
+    helpers = min(len(jobs), available_cores()) - 1
+    if not worth or helpers < 1 or torch.get_num_threads() > 1 or not _busy.acquire(blocking=False):
         return [work(job) for job in jobs]
-    first, *others = jobs
-    futures = [_pool(threads - 1).submit(work, job) for job in others]
     try:
-        found = [work(first)]
-        # What no thread has begun with when this one is free is done here.
-        for k in reversed(range(len(futures))):
-            if futures[k].cancel():
-                futures[k] = Future()
-                futures[k].set_result(work(others[k]))
+        _helpers.extend(_Helper() for _ in range(helpers - len(_helpers)))
+        now = _Round(work, jobs)
+        for helper in _helpers[:helpers]:
+            helper.call(now)
+        now.help()
+        return now.results()
     finally:
-        wait([future for future in futures if not future.cancel()])
-    return found + [future.result() for future in futures]
+        _busy.release()
 
 
-@functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="learners")
+class _Round:
+    """The jobs of one call."""
+
+    def __init__(self, work: Callable[[Any], Any], jobs: Sequence[Any]) -> None:
+        self._work, self._left, self._count = work, deque(enumerate(jobs)), len(jobs)
+        self._found: dict[int, Any] = {}
+        self._raised: dict[int, BaseException] = {}
+        self._over, self._ended = _Signal(), deque[int]()
+
+    def help(self) -> None:
+        """Does jobs until none is left that nobody has begun with."""
+        while self._left:
+            try:
+                k, job = self._left.popleft()
+            except IndexError:  # another thread was faster
+                return
+            try:
+                self._found[k] = self._work(job)
+            except BaseException as error:
+                self._raised[k] = error
+            self._ended.append(k)
+            if len(self._ended) == self._count:
+                self._over.give()
+
+    def results(self) -> list[Any]:
+        """Waits until all jobs have ended; their results in order."""
+        self._over.wait()
+        del self._work  # helpers keep the round until the next
+        for k in sorted(self._raised):
+            raise self._raised[k]
+        return [self._found.pop(k) for k in range(self._count)]
+
+
+class _Helper:
+    """A thread that helps with one round after another."""
+
+    def __init__(self) -> None:
+        self._called = _Signal()
+        self._round: _Round
+        threading.Thread(target=self._run, name="learners", daemon=True).start()
+
+    def call(self, now: _Round) -> None:
+        self._round = now
+        self._called.give()
+
+    def _run(self) -> None:
+        while True:
+            self._called.wait()
+            self._called.take()
+            # A call from here on signals again, and helps with what has then no jobs left.
+            self._round.help()
+
+
+class _Signal:
+    """What one thread gives and another waits for, looking out for it before it sleeps."""
+
+    def __init__(self) -> None:
+        self._given, self._event = np.zeros(1, np.int64), threading.Event()
+
+    def give(self) -> None:
+        self._given[0] = 1
+        self._event.set()
+
+    def take(self) -> None:
+        self._event.clear()
+        self._given[0] = 0
+
+    def wait(self) -> None:
+        if not _seen(self._given, _LOOKS):
+            self._event.wait()
+
+
+@compiled(types.boolean(types.int64[::1], types.int64))
+def _seen(given: np.ndarray, looks: int) -> bool:
+    """Whether it is `given`, or was within so many looks; whatever else wants the core has it in between."""
+    for _ in range(looks):
+        if given[0]:
+            return True
+        _sched_yield()
+    return False
+
+
+_helpers: list[_Helper] = []
+_busy = threading.Lock()
+
+
+def _after_fork() -> None:
+    """A process that was forked has none of the threads."""
+    global _busy
+    _helpers.clear()
+    _busy = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

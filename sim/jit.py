@@ -19,6 +19,8 @@ from .native import cache_folder
 _lock = threading.Lock()
 _config: Any = config
 _njit: Any = functools.partial(numba.njit, nogil=True, cache=True, error_model="numpy")
+_called: Any = functools.partial(numba.njit, nogil=True, error_model="numpy", no_cpython_wrapper=True)
+_RELAXED = {"reassoc", "contract"}
 
 
 def compiled(*signature: Any, relaxed: bool = False) -> Callable[[Callable[..., Any]], Any]:
@@ -27,7 +29,7 @@ def compiled(*signature: Any, relaxed: bool = False) -> Callable[[Callable[..., 
     Division by zero gives what it gives in NumPy. Where it may be `relaxed`, sums are taken in the fastest order
     and products fused into them: always alike on one machine, with last digits of its own.
     """
-    options = {"fastmath": {"reassoc", "contract"}} if relaxed else {}
+    options = {"fastmath": _RELAXED} if relaxed else {}
 
     def wrap(function: Callable[..., Any]) -> Any:
         with _lock:  # where code is kept is told when a function is wrapped
@@ -40,8 +42,11 @@ def compiled(*signature: Any, relaxed: bool = False) -> Callable[[Callable[..., 
     return wrap
 
 
-inline: Any = functools.partial(numba.njit, nogil=True, error_model="numpy", no_cpython_wrapper=True)()
+inline: Any = _called()
 """Compiles a function that is called from compiled functions alone: from Python, it would crash."""
+
+inline_relaxed: Any = _called(fastmath=_RELAXED)
+"""The same, `relaxed`: see `compiled`."""
 
 
 @functools.cache

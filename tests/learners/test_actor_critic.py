@@ -40,7 +40,7 @@ def batches(count=3, rows=32, observations=4, actions=2, choices=0, seed=0):
 def through(network, flat, x):
     """A network's outputs (E, n, out), with its weights taken from `flat`."""
     h = x.expand(network.members, *x.shape)
-    layers = network._view(flat)
+    layers, _ = network._view(flat)
     for k, (weight, bias, *norm) in enumerate(layers):
         h = h @ weight + bias
         if k < len(layers) - 1:
@@ -66,7 +66,8 @@ def by_autograd(sac, seen, action, reward, seen_next, discount):
     generator.set_state(sac.generator.get_state())
     discrete = isinstance(sac, DiscreteSoftActorCritic)
     actor, critics = (torch.nn.Parameter(network.flat.clone()) for network in (sac.actor, sac.critics))
-    alpha = actor[-1].exp()
+    log_alpha = sac.actor._view(actor)[1][0, 0]
+    alpha = log_alpha.exp()
     optimizers = []
     for parameter, (old, name) in ((actor, (sac.actor, "actor")), (critics, (sac.critics, "critics"))):
         optimizers.append(torch.optim.Adam([parameter], lr=s.learning_rate))
@@ -107,7 +108,7 @@ def by_autograd(sac, seen, action, reward, seen_next, discount):
         loss = (alpha.detach() * log_pi - q).mean()
         entropy = -log_pi.mean()
     actor.grad = None
-    (loss + actor[-1] * (entropy.detach() - sac.target_entropy)).backward()
+    (loss + log_alpha * (entropy.detach() - sac.target_entropy)).backward()
     optimizers[0].step()
     targets = sac.targets.flat.lerp(critics.detach(), s.averaging)
     return actor.grad, critics.grad, (actor.detach(), critics.detach(), targets)

@@ -1,9 +1,11 @@
 """Perceptrons in one flat vector: their gradients are autograd's."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
-from trimtab.learners import kernels, perceptrons, threads
+from trimtab.learners import perceptrons, threads
 from trimtab.learners.perceptrons import NetworkSettings, Perceptrons
 
 
@@ -43,7 +45,7 @@ def test_gradients_are_those_of_autograd(outputs, layer_norm, dropout):
     x = torch.randn(7, 4, generator=generator)
     g = torch.randn(3, 7, outputs, generator=generator)
     found = own.forward(x, generator if dropout else None).clone()
-    masks = [torch.stack(of_layer) for of_layer in zip(*(part._room.masks for part in own._parts))]
+    masks = [torch.stack(each) for each in zip(*(part._room.masks for part in own.parts))] if dropout else []
     assert len(masks) == (2 if dropout else 0)
     expected, by_weights, by_x = by_autograd(own, x, g, masks)
     assert near(found, expected)
@@ -84,33 +86,61 @@ def test_threads_compute_the_same(layer_norm, dropout, monkeypatch):
     assert all(torch.equal(one, other) for one, other in zip(*found))
 
 
-@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("outputs", [1, 3])
 @pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_fitting_is_both_ways_in_one(outputs, layer_norm, dropout):
     own = network(NetworkSettings(hidden=(8,), layer_norm=layer_norm, dropout=dropout), outputs=outputs)
-    x, wanted = torch.randn(5, 4), torch.randn(5, outputs)
-    found = own.forward(x, torch.Generator().manual_seed(0)).clone()
-    own.backward(found - wanted)
+    x, wanted, chosen = torch.randn(5, 4), torch.randn(5), torch.tensor([0, 2, 1, 1, 0]) % outputs
+    found = own.forward(x, torch.Generator().manual_seed(0)).clone().requires_grad_()
+    (0.5 * (found[:, torch.arange(5), chosen] - wanted).square().mean(dim=1)).sum().backward()
+    own.backward(found.grad)
     expected = own.grad.clone()
     own.grad.zero_()
-    assert torch.equal(own.fit(x, lambda values: values - wanted, torch.Generator().manual_seed(0)), found)
-    assert torch.equal(own.grad, expected)
+    told = []
+    generator = torch.Generator().manual_seed(0)
+    assert torch.equal(own.fit(x, chosen, wanted, generator, lambda k: told.append((k, own.grad.clone()))), found)
+    torch.testing.assert_close(own.grad, expected, rtol=1e-5, atol=1e-7)
+    assert [k for k, _ in told] == [0, 1, 2]
+    for k, grad in told:  # a part is told of as soon as its own gradient is there
+        torch.testing.assert_close(grad.view(3, -1)[: k + 1], expected.view(3, -1)[: k + 1], rtol=1e-5, atol=1e-7)
+        assert not grad.view(3, -1)[k + 1 :].any()
 
 
+@pytest.mark.parametrize("outputs", [1, 2])
 @pytest.mark.parametrize("layer_norm", [False, True])
-def test_a_processor_s_networks_are_native_code(layer_norm, monkeypatch):
-    called = []
-    for name in ("rectify", "rectify_to_one", "normalise", "rectified", "back_from_one", "back_from_one_of"):
-        own = getattr(kernels, name)
-        monkeypatch.setattr(kernels, name, lambda *given, own=own, name=name: (called.append(name), own(*given)))
-    own = network(NetworkSettings(hidden=(8, 8), layer_norm=layer_norm), members=1, outputs=1)
-    own.forward(torch.randn(5, 4))
-    assert called == (["normalise"] * 2 if layer_norm else ["rectify", "rectify_to_one"])
-    called.clear()
-    own.backward(torch.randn(1, 5, 1))
-    own.by_inputs(torch.randn(1, 5, 1))
-    assert called[:3] == ["back_from_one", "rectified", "back_from_one_of"]
+@pytest.mark.parametrize("hidden", [(8,), (8, 5), (8, 5, 6, 7)])
+def test_one_member_s_way_back_in_two_threads_is_the_same(outputs, layer_norm, hidden, monkeypatch):
+    monkeypatch.setattr(threads, "available_cores", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    found = []
+    for worth in (0, 10**12):
+        monkeypatch.setattr(perceptrons, "_WORTH", worth)
+        own = network(NetworkSettings(hidden=hidden, layer_norm=layer_norm), members=1, outputs=outputs)
+        generator = torch.Generator().manual_seed(0)
+        own.forward(torch.randn(9, 4, generator=generator))
+        own.grad.fill_(7.0)
+        own.backward(torch.randn(1, 9, outputs, generator=generator))
+        found.append(own.grad)
+    assert torch.equal(*found)
+
+
+def test_a_processor_s_networks_are_native_code():
+    for dropout, native in ((0.0, True), (0.1, False)):
+        own = network(NetworkSettings(hidden=(8, 8), dropout=dropout))
+        assert [hasattr(part, "_pass") for part in own.parts] == [False] * 3
+        own.forward(torch.randn(5, 4))
+        assert [hasattr(part, "_pass") for part in own.parts] == [native] * 3
+
+
+def test_what_arrays_held_before_does_not_matter():
+    own, x = network(NetworkSettings(hidden=(8, 8)), outputs=1), torch.randn(5, 4)
+    expected = own.forward(x).clone()
+    own.forward(torch.full_like(x, math.nan))
+    own.backward(torch.full((3, 5, 1), math.nan))
+    assert own.forward(x).equal(expected)
+    own.backward(torch.ones(3, 5, 1))
+    assert own.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("outputs", [1, 2])
@@ -173,7 +203,7 @@ def test_arrays_are_kept_for_few_numbers_of_rows():
     for rows in [*range(1, 60), 7]:
         own.forward(torch.randn(rows, 4))
     assert 7 in own._outputs
-    assert [*own._outputs] == [*own._parts[0]._own_rooms]
+    assert [*own._outputs] == [*own.parts[0]._passes]
     assert len(own._outputs) <= 4
 
 
