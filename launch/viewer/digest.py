@@ -259,9 +259,12 @@ class Digest:
     def _missed_trails(self, episode: Episode, missing: np.ndarray) -> Iterator[Message]:
         if self.task.trace is None or not len(episode):
             return
-        path, length = self._place(episode.y), round(TRAIL / episode.dt)
+        path, length, last = self._place(episode.y), round(TRAIL / episode.dt), len(episode)
         stride = max(1, round(OVERLAY_PERIOD / episode.dt))
-        for k in missing[(missing > 0) & (missing % stride == 0)]:
+        due = {*missing[(missing > 0) & (missing % stride == 0)].tolist()}
+        if self._trailed < episode.time[last]:  # where it ended is always drawn
+            due.add(last)
+        for k in sorted(due):
             yield Trail(float(episode.time[k]), _thinned(path[max(0, k - length) : k + 1], 4 * POINTS))
 
     def _place(self, y: np.ndarray) -> np.ndarray:

@@ -144,7 +144,7 @@ def test_faults_are_events_seen_or_not(swing, read, tmp_path):
         times, _ = read(path).column("/plots/reward", "Scalars:scalars")
         np.testing.assert_allclose(times, episode.time[1:], atol=1e-8)
         times, _ = read(path).column("/world/trail", "LineStrips3D:strips")
-        np.testing.assert_allclose(times[-1], 0.1 if late else 0.12, atol=0.02)
+        np.testing.assert_allclose(times[-1], 0.12, atol=1e-8)
 
 
 def test_the_target_is_where_the_episode_drew_it(drawn):
