@@ -10,6 +10,7 @@ Rows of W sum to one, so equal knots are a constant control, and controls are sa
 """
 
 import functools
+import math
 from typing import Literal, get_args
 
 import numpy as np
@@ -98,9 +99,9 @@ def projection(horizon: int, knots: int, kind: Spline) -> np.ndarray:
 
 
 def check_colour(exponent: float) -> None:
-    """Raises `ValueError` for an exponent of coloured noise below zero."""
-    if not exponent >= 0.0:
-        raise ValueError(f"the exponent of coloured noise is {exponent}; it must be at least 0 (0 is white)")
+    """Raises `ValueError` for an exponent of coloured noise that is below zero or not finite."""
+    if not (math.isfinite(exponent) and exponent >= 0.0):
+        raise ValueError(f"colour is {exponent}; it must be finite and at least 0 (0 is white)")
 
 
 def coloured(white: np.ndarray, exponent: float) -> np.ndarray:
@@ -110,7 +111,7 @@ def coloured(white: np.ndarray, exponent: float) -> np.ndarray:
     2020). The mean counts as the lowest frequency.
 
     Raises:
-        ValueError: a negative exponent.
+        ValueError: the exponent is negative or not finite.
     """
     check_colour(exponent)
     count = len(white)

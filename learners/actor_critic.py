@@ -28,12 +28,12 @@ et al., 2021); with layer normalisation and dropout in place of many critics, Dr
 in place of numbers the expectations over actions are sums (Christodoulou, Soft actor-critic for discrete action
 settings, 2019).
 
-Gradients are written out, see `perceptrons.py`, and an update allocates little.
+Gradients are written out, see `perceptrons.py`.
 """
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -54,6 +54,9 @@ LOG_STD = (-5.0, 2.0)
 
 _FARTHEST = 20.0
 """Largest logarithm of alpha, and minus the smallest: gradients stay finite."""
+
+_LAYOUT = 2
+"""Of weights in a state: each member's are together."""
 
 _LOG_2, _HALF_LOG_2PI = math.log(2.0), 0.5 * math.log(2.0 * math.pi)
 
@@ -291,11 +294,11 @@ class SoftActorCritic:
         """An update, of the policy too if that `moves`: error and value of the critics, entropy of the policy."""
         alpha, count = self.actor.spare[0].exp(), len(seen)
         # The policy is the same for both until its own step.
-        told = [(self.actor, seen_next, self._noise(count))]
+        told = [(self.actor, seen_next, self._drawing(count))]
         if moves:
-            told.append((self._actor_now, seen, self._noise(count)))
+            told.append((self._actor_now, seen, self._drawing(count)))
         worth = self.actor.worth_threads(count)
-        after, *before = in_threads(lambda one: self._drawn(one[0].forward(one[1])[0], one[2]), told, worth)
+        after, *before = in_threads(lambda one: one[2](one[0].forward(one[1])[0]), told, worth)
         target = self._soft_value(seen_next, after, alpha).mul_(discount).add_(reward)
         if moves:
             values = self._critics_now.begin(self._told(seen, before[0]), self.generator)
@@ -322,9 +325,10 @@ class SoftActorCritic:
         self.actor.spare.clamp_(-_FARTHEST, _FARTHEST)
         return torch.stack([critic, value, entropy])
 
-    def _drawn(self, outputs: Tensor, noise: Tensor) -> Any:
-        """What the policy would do, by its network's outputs."""
-        return SquashedGaussian(outputs, noise)
+    def _drawing(self, rows: int) -> Callable[[Tensor], Any]:
+        """From outputs of the policy's network to what it would do, with noise that is drawn now."""
+        noise = torch.randn(rows, self.actions, generator=self.generator, device=self.device)
+        return lambda outputs: SquashedGaussian(outputs, noise)
 
     def _done(self, seen: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs of the critics, and the number of their output (n,), for what was done."""
@@ -361,9 +365,6 @@ class SoftActorCritic:
             values = values.index_select(0, drawn)
         return values.amin(dim=0)
 
-    def _noise(self, rows: int) -> Tensor:
-        return torch.randn(rows, self.actions, generator=self.generator, device=self.device)
-
     @torch.no_grad()
     def value(self, seen: Tensor) -> Tensor:
         """V (n,) of the policy's mean actions, by the critics that it goes up, of what is seen (n, no)."""
@@ -382,6 +383,7 @@ class SoftActorCritic:
         """All that the numbers to come depend on, as copies."""
         tensors = {name: tensor.detach().cpu().clone() for name, tensor in self._changing().items()}
         return {
+            "layout": _LAYOUT,
             "device": self.device.type,
             "shape": [self.observations, self.actions],
             "updates": self.updates,
@@ -393,15 +395,17 @@ class SoftActorCritic:
         """Takes over what `state_dict` gave; on a device of another kind other random numbers follow, always the same.
 
         Raises:
-            ValueError: it is of another shape; nothing has changed then.
+            ValueError: it is of another shape, or an earlier version's; nothing has changed then.
         """
         ours = self._changing()
+        if "tensors" in state and state.get("layout") != _LAYOUT:
+            raise ValueError("the networks saved are laid out as in an earlier version: train anew")
         try:
             theirs, shape = state["tensors"], state["shape"]
             fits = list(shape) == [self.observations, self.actions] and all(
                 theirs[name].shape == tensor.shape for name, tensor in ours.items()
             )
-            updates, generator, device = int(state["updates"]), state["generator"].cpu(), state.get("device", "cpu")
+            updates, generator, device = int(state["updates"]), state["generator"].cpu(), state["device"]
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"the state saved is none of soft actor-critic: {error!r}") from error
         if not fits:
@@ -435,11 +439,8 @@ class DiscreteSoftActorCritic(SoftActorCritic):
     def _most_entropy(self) -> float:
         return math.log(self.actions)
 
-    def _noise(self, rows: int) -> Tensor:
-        return torch.empty(0)
-
-    def _drawn(self, outputs: Tensor, noise: Tensor) -> Any:
-        return outputs.log_softmax(dim=-1)
+    def _drawing(self, rows: int) -> Callable[[Tensor], Any]:
+        return lambda outputs: outputs.log_softmax(dim=-1)
 
     def _done(self, seen: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         return seen, action[:, 0].long()

@@ -29,7 +29,7 @@ class ExplorationNoise:
         seed: what the series follow from, with the number of the episode.
 
     Raises:
-        ValueError: a negative exponent.
+        ValueError: the exponent is negative or not finite.
     """
 
     def __init__(self, colour: float, decisions: int, actions: int, seed: int) -> None:

@@ -18,7 +18,7 @@ from ..sim.jit import compiled, inline, inline_relaxed
 _ROW, _ROWS = types.float32[::1], types.float32[:, ::1]
 
 EPS = np.float32(1e-5)
-"""What variances of normalised rows have at least."""
+"""What is added to the variance of a row that is normalised."""
 
 # Sums over rows are taken in float64: in float32 a long one loses digits.
 

@@ -3,8 +3,8 @@
 E members of one shape, as in `networks.py`, but made for many small updates: an optimiser's step, and the average that
 target networks keep, are one operation on a flat vector, results go to buffers that are kept, and a gradient is
 computed only where somebody asks for it. On a CPU each member is a part of its own, large ones go to threads of our
-own, and what is between the products is native code (`kernels.py`) unless units are dropped out; on a GPU all members
-are one part, computed as a batch. Of a layer h -> f(z), z = b + h W, with g the gradient with respect to z,
+own, and a part's passes are native code (`passes.py`) unless units are dropped out; on a GPU all members are one part,
+computed as a batch. Of a layer h -> f(z), z = b + h W, with g the gradient with respect to z,
 
     dW = h' g,    db = 1' g,    dh = g W'
 
@@ -17,6 +17,7 @@ Hinton, 2016): with x the normalised, s the scale of a row and w the weights of 
 import copy
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -26,14 +27,13 @@ import torch
 from torch import Tensor
 
 from . import passes
+from .kernels import EPS
 from .threads import in_threads
 
 Kept = TypeVar("Kept")
 
 _ALIGNED = 16
 """Numbers between whose multiples arrays begin: what products compute depends on where their operands lie."""
-
-_EPS = 1e-5
 
 _KEPT = 4
 """Numbers of rows for which arrays are kept on a CPU, the last ones asked for; a GPU's graphs hold theirs."""
@@ -139,11 +139,13 @@ class Perceptrons:
     def _divide(self) -> None:
         """Lays out the parts."""
         (self._layers, self.spare), (self._by_layers, self.by_spare) = self._view(self.flat), self._view(self.grad)
-        each = self.flat.device.type == "cpu"
-        shares = [*range(self.members)] if each else [slice(None)]
-        kind = _NativePart if each and not self.settings.dropout else Part
-        self.parts = [kind(self, share) for share in shares]
+        native = self.flat.device.type == "cpu" and not self.settings.dropout
+        self.parts: list[Part] = [(_NativePart if native else _TorchPart)(self, share) for share in self._shares()]
         self._outputs: dict[int, Tensor] = {}
+
+    def _shares(self) -> list[int] | list[slice]:
+        """Of the members, what is a part each."""
+        return [*range(self.members)] if self.flat.device.type == "cpu" else [slice(None)]
 
     def layers(self) -> list[list[Tensor]]:
         """Views of each layer's weight (E, in, out) and bias (E, 1, out); where normalised, its scale and shift too."""
@@ -198,7 +200,7 @@ class Perceptrons:
     def backward(self, g: Tensor) -> None:
         """Leaves in `grad` the gradient of what has the gradient `g` (E, n, outputs) with respect to the outputs.
 
-        Those are of the last `forward`. `g` is used up.
+        Those are of the last `forward`. `g` may be used up.
         """
         alone = len(self.parts) == 1 and self.worth_threads(g.shape[1])
         self._each(lambda part: part.back(g[part.share], alone=alone), g.shape[1])
@@ -214,7 +216,7 @@ class Perceptrons:
 
         On a CPU each row costs what one member does, on a GPU what all of them do.
         """
-        if self.flat.device.type != "cpu":
+        if isinstance(self.parts[0].share, slice):
             only = torch.zeros(self.members, *g.shape, device=g.device)
             only.scatter_(0, chosen[None, :, None].expand(1, *g.shape), g[None])
             return self.by_inputs(only, first).sum(dim=0)
@@ -264,18 +266,13 @@ class _Room:
         self.outputs = outputs
         hidden = [weight.shape[-1] for weight in weights[:-1]]
         self.h = [new(width) for width in hidden]
-        self.g: list[Tensor] = []  # made for the first way back: who asks for outputs alone needs none
+        self.g = [new(width) for width in hidden]
         self.masks = [new(width) for width in hidden] if settings.dropout else []
         self.normalised = [new(width) for width in hidden] if settings.layer_norm else []
         self.scales = [new(1) for _ in hidden] if settings.layer_norm else []
 
-    def back(self) -> None:
-        """Makes the arrays that a way back needs."""
-        if not self.g:
-            self.g = [torch.empty_like(h) for h in self.h]
 
-
-class Part:
+class Part(ABC):
     """One member, whose arrays then lack the members' axis, or all as one batch.
 
     Args:
@@ -284,30 +281,61 @@ class Part:
 
     Attributes:
         flat, grad: its part of all weights and of their gradient.
-        weights: of each layer (..., in, out).
-        product: of matrices.
     """
 
     def __init__(self, whole: Perceptrons, share: int | slice) -> None:
-        self.settings, self.share = whole.settings, share
+        self.share = share
         self.flat, self.grad = (every.view(whole.members, -1)[share] for every in (whole.flat, whole.grad))
+
+    @abstractmethod
+    def begin(self, x: Tensor, outputs: Tensor, generator: torch.Generator | None) -> None:
+        """Takes inputs (n, inputs) and draws what is dropped out; results will go to `outputs` of all members."""
+
+    @abstractmethod
+    def forward(self) -> None:
+        """Computes the outputs."""
+
+    @abstractmethod
+    def fit(self, chosen: Tensor, wanted: Tensor) -> None:
+        """`forward`, and `back` of half the mean squared error of outputs `chosen` (n,) against those `wanted` (n,)."""
+
+    @abstractmethod
+    def back(self, g: Tensor, *, alone: bool = False) -> None:
+        """Leaves in `grad` the gradient by weights of what has `g` (..., n, outputs) by the outputs.
+
+        Args:
+            g: the gradient by the outputs; may be used up.
+            alone: whether no other part is computed at the same time, so that threads are free.
+        """
+
+    @abstractmethod
+    def by_inputs(self, g: Tensor, rows: Tensor | None, found: Tensor) -> None:
+        """Leaves in `found` (..., n, i) the gradient by the last i inputs; with `rows`, of one member in these."""
+
+
+class _TorchPart(Part):
+    """By torch's operations."""
+
+    def __init__(self, whole: Perceptrons, share: int | slice) -> None:
+        super().__init__(whole, share)
+        self._settings = whole.settings
         self._layers, self._by_layers = (
             [[tensor[share] for tensor in layer] for layer in layers] for layers in (whole._layers, whole._by_layers)
         )
-        self.weights = [layer[0] for layer in self._layers]
+        self._weights = [layer[0] for layer in self._layers]
         single = isinstance(share, int)
-        self.product = torch.mm if single else torch.bmm
+        self._product = torch.mm if single else torch.bmm
         self._affine = torch.addmm if single else torch.baddbmm
         # On a CPU a product of matrices takes ten times as long for one column.
-        self._narrow = single and self.weights[-1].shape[-1] == 1
+        self._narrow = single and self._weights[-1].shape[-1] == 1
         self._rooms: dict[int, _Room] = {}
 
     def begin(self, x: Tensor, outputs: Tensor, generator: torch.Generator | None) -> None:
-        """Takes inputs (n, inputs) and draws what is dropped out; results will go to `outputs` of all members."""
-        s = self.settings
+        """See `Part.begin`."""
+        s = self._settings
         self._dropping = bool(s.dropout) and generator is not None
         self._room = room = _kept(
-            self._rooms, self.flat, outputs.shape[1], lambda: _Room(self.weights, outputs[self.share], s)
+            self._rooms, self.flat, outputs.shape[1], lambda: _Room(self._weights, outputs[self.share], s)
         )
         if self._dropping:
             for mask in room.masks:
@@ -315,7 +343,7 @@ class Part:
         self._x = x.expand(*room.outputs.shape[:-1], x.shape[-1])
 
     def forward(self) -> None:
-        """Computes the outputs."""
+        """See `Part.forward`."""
         room, h = self._room, self._x
         for k, z in enumerate(room.h):
             weight, bias, *norm = self._layers[k]
@@ -326,44 +354,33 @@ class Part:
                 x, scale = room.normalised[k], room.scales[k]
                 torch.sub(z, z.mean(dim=-1, keepdim=True), out=x)
                 torch.mean(x.square(), dim=-1, keepdim=True, out=scale)
-                x.mul_(scale.add_(_EPS).rsqrt_())
+                x.mul_(scale.add_(float(EPS)).rsqrt_())
                 torch.addcmul(norm[1], x, norm[0], out=z)
             h = z.relu_()
-        self._answer(h)
-
-    def _answer(self, h: Tensor) -> None:
-        """The outputs, by the last hidden units."""
         weight, bias = self._layers[-1]
-        if not h.shape[-2]:
-            return
         if self._narrow:
-            torch.addmv(bias[0], h, weight[:, 0], out=self._room.outputs[:, 0])
+            torch.addmv(bias[0], h, weight[:, 0], out=room.outputs[:, 0])
         else:
-            self._affine(bias, h, weight, out=self._room.outputs)
+            self._affine(bias, h, weight, out=room.outputs)
 
     def fit(self, chosen: Tensor, wanted: Tensor) -> None:
-        """`forward`, and `back` of half the mean squared error of outputs `chosen` (n,) against those `wanted` (n,)."""
+        """See `Part.fit`."""
         self.forward()
         out, which = self._room.outputs, chosen[:, None].expand(*self._room.outputs.shape[:-1], 1)
         self.back(torch.zeros_like(out).scatter_(-1, which, (out.gather(-1, which) - wanted[:, None]) / len(wanted)))
 
     def back(self, g: Tensor, *, alone: bool = False) -> None:
-        """Leaves in `grad` the gradient by weights of what has `g` (..., n, outputs) by the outputs.
-
-        Args:
-            g: the gradient by the outputs; used up.
-            alone: whether no other part is computed at the same time, so that threads are free.
-        """
+        """See `Part.back`."""
         self._through(g, weights=True)
 
     def by_inputs(self, g: Tensor, rows: Tensor | None, found: Tensor) -> None:
-        """Leaves in `found` (..., n, i) the gradient by the last i inputs; with `rows`, of one member in these."""
-        last = self.weights[0].mT[..., self.weights[0].shape[-2] - found.shape[-1] :]
+        """See `Part.by_inputs`."""
+        last = self._weights[0].mT[..., self._weights[0].shape[-2] - found.shape[-1] :]
         if rows is None:
-            self.product(self._through(g, weights=False), last, out=found)
+            self._product(self._through(g, weights=False), last, out=found)
         else:
             found.index_copy_(
-                0, rows, self.product(self._through(g.index_select(0, rows), weights=False, rows=rows), last)
+                0, rows, self._product(self._through(g.index_select(0, rows), weights=False, rows=rows), last)
             )
 
     def _through(self, g: Tensor, *, weights: bool, rows: Tensor | None = None) -> Tensor:
@@ -374,18 +391,17 @@ class Part:
             weights: whether these are asked for.
             rows: of one member's last pass; without, all.
         """
-        room, last = self._room, len(self.weights) - 1
-        room.back()
+        room, last = self._room, len(self._weights) - 1
 
         def of(kept: Tensor) -> Tensor:
             return kept if rows is None else kept.index_select(0, rows)
 
         for k in range(last, -1, -1):
-            weight, by = self.weights[k], self._by_layers[k]
+            weight, by = self._weights[k], self._by_layers[k]
             narrow = self._narrow and k == last
             if k < last:
                 torch.ops.aten.threshold_backward.grad_input(g, of(room.h[k]), 0, grad_input=g)
-                if self.settings.layer_norm:
+                if self._settings.layer_norm:
                     x = of(room.normalised[k])
                     if weights:
                         torch.sum(g, dim=-2, keepdim=True, out=by[3])
@@ -400,11 +416,11 @@ class Part:
                 if narrow:
                     torch.mv(h.t(), g[:, 0], out=by[0][:, 0])
                 else:
-                    self.product(h.mT, g, out=by[0])
+                    self._product(h.mT, g, out=by[0])
                 torch.sum(g, dim=-2, keepdim=True, out=by[1])
             if k:
                 out = room.g[k - 1] if rows is None else room.g[k - 1][: len(rows)]
-                g = (torch.mul if narrow else self.product)(g, weight.mT, out=out)
+                g = (torch.mul if narrow else self._product)(g, weight.mT, out=out)
         return g
 
 
@@ -424,7 +440,7 @@ class _NativePart(Part):
         self._inputs, self._out = x.contiguous().numpy(), outputs[self.share].numpy()
 
     def forward(self) -> None:
-        """Computes the outputs."""
+        """See `Part.forward`."""
         passes.forward(self._pass, self._inputs, self._out)
 
     def fit(self, chosen: Tensor, wanted: Tensor) -> None:

@@ -18,7 +18,8 @@ import torch
 
 from ..controllers.episode import Episode
 from ..controllers.policy import PolicyController
-from . import checkpoint
+from ..controllers.splines import check_colour
+from . import checkpoint, passes
 from .actor_critic import ActorCriticSettings, Batches
 from .collection import Collector, Finished, Steps
 from .coloured_noise import ExplorationNoise
@@ -110,8 +111,7 @@ class SAC(ActorCriticSettings):
         for name in ("n_step", "capacity"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not (math.isfinite(self.colour) and self.colour >= 0.0):
-            raise ValueError(f"colour is {self.colour}; it must be finite and at least 0 (0 is white)")
+        check_colour(self.colour)
         if self.capacity < self.schedule.copies:
             raise ValueError(f"capacity is {self.capacity}; it must be at least copies, {self.schedule.copies}")
 
@@ -141,6 +141,8 @@ class SACTraining:
             settings.normalised,
             device,
         )
+        if device.type == "cpu":
+            passes.prepare()
         if settings.colour and self.policy.choices:
             raise ValueError(f"colour is {settings.colour}; exploration among choices is white: 0")
         decided = environment.task.with_period(environment.period).robot

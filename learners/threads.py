@@ -2,8 +2,8 @@
 
 Those of OpenMP, which torch has by itself, wait spinning and starve whatever else runs on the cores: another thread, a
 viewer, a second process. Here work is cut into jobs beforehand, in a way that does not depend on how many threads there
-are, and neither does what is computed. Ours look out for what comes next too, for about a millisecond, since on virtual
-machines to be woken takes as long as some of the jobs; but whatever else wants the core has it at once.
+are, and neither does what is computed. Ours look out for what comes next too, since on virtual machines to be woken
+takes as long as some of the jobs; but for about a millisecond, and giving way to whatever else wants the core.
 """
 
 import os
@@ -37,20 +37,27 @@ def in_threads(work: Callable[[Job], Result], jobs: Sequence[Job], worth: bool =
     them.
 
     Raises:
-        Exception: what `work` raised, when all others have ended.
+        Exception: what `work` raised for the first of the jobs for which it did, when all have ended.
+        KeyboardInterrupt: and what else is no `Exception`, when the jobs begun have ended; no others are begun then.
     """
-    helpers = min(len(jobs), available_cores()) - 1
-    if not worth or helpers < 1 or torch.get_num_threads() > 1 or not _busy.acquire(blocking=False):
-        return [work(job) for job in jobs]
+    now, held = _Round(work, jobs), False
+    helpers = min(len(jobs), available_cores()) - 1 if worth and torch.get_num_threads() == 1 else 0
     try:
-        _helpers.extend(_Helper() for _ in range(helpers - len(_helpers)))
-        now = _Round(work, jobs)
-        for helper in _helpers[:helpers]:
-            helper.call(now)
+        held = helpers > 0 and _busy.acquire(blocking=False)
+        if held:
+            _helpers.extend(_Helper() for _ in range(helpers - len(_helpers)))
+            for helper in _helpers[:helpers]:
+                helper.call(now)
         now.help()
-        return now.results()
+        now.wait()
+    except BaseException:  # an interrupt: what jobs raise, the round has
+        now.drop()
+        now.wait()
+        raise
     finally:
-        _busy.release()
+        if held:
+            _busy.release()
+    return now.results()
 
 
 class _Round:
@@ -73,17 +80,41 @@ class _Round:
                 self._found[k] = self._work(job)
             except BaseException as error:
                 self._raised[k] = error
+                if not isinstance(error, Exception):
+                    self.drop()
             self._ended.append(k)
-            if len(self._ended) == self._count:
-                self._over.give()
+            self._look()
+
+    def drop(self) -> None:
+        """Lets no more jobs begin."""
+        while self._left:
+            try:
+                self._left.pop()
+            except IndexError:
+                break
+            self._count -= 1
+        self._look()
+
+    def _look(self) -> None:
+        if len(self._ended) >= self._count:
+            self._over.give()
+
+    def wait(self) -> None:
+        """Waits until all jobs that were begun have ended."""
+        if self._count:
+            self._over.wait()
 
     def results(self) -> list[Any]:
-        """Waits until all jobs have ended; their results in order."""
-        self._over.wait()
-        del self._work  # helpers keep the round until the next
-        for k in sorted(self._raised):
-            raise self._raised[k]
+        """Results in order."""
+        del self._work  # threads keep the round for a moment
+        if self._raised:
+            raise self._first_raised()
         return [self._found.pop(k) for k in range(self._count)]
+
+    def _first_raised(self) -> BaseException:
+        """An interrupt, or what the first job raised; nothing keeps it here, whose frames keep the job."""
+        raised, self._raised = self._raised, {}
+        return raised[min(raised, key=lambda k: (isinstance(raised[k], Exception), k))]
 
 
 class _Helper:
@@ -91,7 +122,7 @@ class _Helper:
 
     def __init__(self) -> None:
         self._called = _Signal()
-        self._round: _Round
+        self._round: _Round | None = None
         threading.Thread(target=self._run, name="learners", daemon=True).start()
 
     def call(self, now: _Round) -> None:
@@ -102,8 +133,12 @@ class _Helper:
         while True:
             self._called.wait()
             self._called.take()
-            # A call from here on signals again, and helps with what has then no jobs left.
-            self._round.help()
+            # A call from here on signals again; one that is missed goes on without this thread.
+            if (now := self._round) is not None:
+                now.help()
+                if self._round is now:
+                    self._round = None
+                del now
 
 
 class _Signal:
@@ -127,7 +162,7 @@ class _Signal:
 
 @compiled(types.boolean(types.int64[::1], types.int64))
 def _seen(given: np.ndarray, looks: int) -> bool:
-    """Whether it is `given`, or was within so many looks; whatever else wants the core has it in between."""
+    """Whether it is `given` within so many looks, between which the thread gives way."""
     for _ in range(looks):
         if given[0]:
             return True

@@ -56,7 +56,7 @@ def guide(folder: str, task: Task) -> LearnedPolicy:
     """
     content = _taken(folder, sac.POLICY, "policy and values", lambda place: LearnedPolicy.read(place / sac.POLICY))
     policy = LearnedPolicy.from_state_dict(content, task, "cpu", f"the policy in {folder!r}")
-    other = content.get("task", task.name)
+    other = content["task"]
     if other != task.name:
         note = f"what is in {folder!r} was learned of {other}: its values are not of {task.name}'s rewards"
         warnings.warn(note, Notice, stacklevel=2)

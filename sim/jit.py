@@ -20,22 +20,19 @@ _lock = threading.Lock()
 _config: Any = config
 _njit: Any = functools.partial(numba.njit, nogil=True, cache=True, error_model="numpy")
 _called: Any = functools.partial(numba.njit, nogil=True, error_model="numpy", no_cpython_wrapper=True)
-_RELAXED = {"reassoc", "contract"}
 
 
-def compiled(*signature: Any, relaxed: bool = False) -> Callable[[Callable[..., Any]], Any]:
+def compiled(*signature: Any) -> Callable[[Callable[..., Any]], Any]:
     """Compiles a function, at once for a signature or when it is first called; kept on disk.
 
-    Division by zero gives what it gives in NumPy. Where it may be `relaxed`, sums are taken in the fastest order
-    and products fused into them: always alike on one machine, with last digits of its own.
+    Division by zero gives what it gives in NumPy.
     """
-    options = {"fastmath": _RELAXED} if relaxed else {}
 
     def wrap(function: Callable[..., Any]) -> Any:
         with _lock:  # where code is kept is told when a function is wrapped
             before, _config.CACHE_DIR = _config.CACHE_DIR, str(_folder())
             try:
-                return _njit(*signature, **options)(function)
+                return _njit(*signature)(function)
             finally:
                 _config.CACHE_DIR = before
 
@@ -45,8 +42,8 @@ def compiled(*signature: Any, relaxed: bool = False) -> Callable[[Callable[..., 
 inline: Any = _called()
 """Compiles a function that is called from compiled functions alone: from Python, it would crash."""
 
-inline_relaxed: Any = _called(fastmath=_RELAXED)
-"""The same, `relaxed`: see `compiled`."""
+inline_relaxed: Any = _called(fastmath={"reassoc", "contract"})
+"""The same, with sums taken in the fastest order and products fused into them: digits are a machine's own."""
 
 
 @functools.cache
@@ -56,6 +53,6 @@ def _folder() -> Path:
     for room in ("controllers", "learners", "sim"):
         for file in sorted((Path(__file__).parents[1] / room).glob("*.py")):
             source = file.read_bytes()
-            if any(word in source for word in (b"numba", b"jit import", b"@native")):
+            if any(word in source for word in (b"import numba", b"from numba", b"jit import", b"@native")):
                 told.update(file.name.encode() + b"\0" + source + b"\0")
     return cache_folder() / f"numba-{told.hexdigest()[:16]}"

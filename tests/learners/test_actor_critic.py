@@ -2,10 +2,12 @@
 
 import copy
 import math
+import threading
 
 import numpy as np
 import pytest
 import torch
+from trimtab.learners import perceptrons, threads
 from trimtab.learners.actor_critic import (
     ActorCriticSettings,
     Batches,
@@ -108,7 +110,7 @@ def by_autograd(sac, seen, action, reward, seen_next, discount):
         loss = (alpha.detach() * log_pi - q).mean()
         entropy = -log_pi.mean()
     actor.grad = None
-    (loss + log_alpha * (entropy.detach() - sac.target_entropy)).backward()
+    (loss + s.learned * log_alpha * (entropy.detach() - sac.target_entropy)).backward()
     optimizers[0].step()
     targets = sac.targets.flat.lerp(critics.detach(), s.averaging)
     return actor.grad, critics.grad, (actor.detach(), critics.detach(), targets)
@@ -120,8 +122,9 @@ def by_autograd(sac, seen, action, reward, seen_next, discount):
         ActorCriticSettings(network=SMALL),
         ActorCriticSettings(network=NetworkSettings(hidden=(16, 16), layer_norm=True), objective="mean"),
         ActorCriticSettings(network=SMALL, critics=3, subset=3, averaging=0.5),
+        ActorCriticSettings(network=SMALL, critics=1, subset=1, learned=False),
     ],
-    ids=["usual", "mean of normalised critics", "three critics"],
+    ids=["usual", "mean of normalised critics", "three critics", "one critic, a fixed temperature"],
 )
 @pytest.mark.parametrize("kind", [SoftActorCritic, DiscreteSoftActorCritic])
 def test_an_update_is_that_of_autograd(settings, kind):
@@ -138,6 +141,38 @@ def test_an_update_is_that_of_autograd(settings, kind):
         for one, other in zip(found, expected):
             # Adam's first steps are as long for the smallest gradients as for the largest.
             torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", [SoftActorCritic, DiscreteSoftActorCritic])
+@pytest.mark.parametrize("objective", ["minimum", "mean"])
+@pytest.mark.parametrize(
+    "network", [SMALL, NetworkSettings(hidden=(16, 16), layer_norm=True), NetworkSettings(hidden=(16,), dropout=0.1)]
+)
+@pytest.mark.parametrize("critics", [1, 3])
+def test_threads_update_to_the_same_bits(kind, objective, network, critics, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    settings = ActorCriticSettings(network=network, critics=critics, subset=1, objective=objective, actor_every=2)
+    data, states = batches(6, choices=3 if kind is DiscreteSoftActorCritic else 0), []
+    for cores in (1, 3):
+        who = set()
+        monkeypatch.setattr(threads, "available_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(perceptrons, "_WORTH", 0)
+        sac = kind(4, 3 if kind is DiscreteSoftActorCritic else 2, settings, np.random.default_rng(1))
+        step = sac._adam["critics"].step
+        sac._adam["critics"].step = lambda k, who=who, step=step: (who.add(threading.get_ident()), step(k))
+        for _ in range(20):
+            sac.update(data)
+        assert len(who) > 1 or cores == 1 or critics == 1
+        states.append(sac.state_dict()["tensors"])
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_state_of_another_layout_is_refused_by_that_name():
+    sac = SoftActorCritic(4, 2, ActorCriticSettings(network=SMALL), np.random.default_rng(0))
+    state = sac.state_dict()
+    for layout in ({}, {"layout": 1}):
+        with pytest.raises(ValueError, match="laid out as in an earlier version"):
+            sac.load_state_dict({name: part for name, part in state.items() if name != "layout"} | layout)
 
 
 def test_probabilities_of_squashed_actions_sum_to_one():
@@ -193,8 +228,9 @@ def test_a_target_is_the_minimum_of_a_drawn_subset():
 
 
 @pytest.mark.parametrize("kind", [SoftActorCritic, DiscreteSoftActorCritic])
-def test_a_state_restored_goes_on_to_the_bit(kind):
-    settings = ActorCriticSettings(network=NetworkSettings(hidden=(16,), dropout=0.1), critics=3, subset=2)
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_state_restored_goes_on_to_the_bit(kind, dropout):
+    settings = ActorCriticSettings(network=NetworkSettings(hidden=(16,), dropout=dropout), critics=3, subset=2)
     one = kind(4, 2, settings, np.random.default_rng(0))
     other = kind(4, 2, settings, np.random.default_rng(1))
     choices = 2 if kind is DiscreteSoftActorCritic else 0

@@ -48,5 +48,5 @@ def test_episodes_without_end_go_on():
 
 
 def test_an_exponent_below_zero_is_refused():
-    with pytest.raises(ValueError, match="exponent of coloured noise is -1"):
+    with pytest.raises(ValueError, match="colour is -1"):
         ExplorationNoise(-1.0, 10, 1, seed=0)

@@ -58,6 +58,30 @@ def test_gradients_are_those_of_autograd(outputs, layer_norm, dropout):
 
 @pytest.mark.parametrize("outputs", [1, 2])
 @pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("members", [1, 3])
+def test_all_members_as_one_batch_compute_the_same(outputs, layer_norm, members, monkeypatch):
+    found = []
+    x, g, wanted = torch.randn(9, 4), torch.randn(members, 9, outputs), torch.randn(9)
+    chosen, member = torch.arange(9) % outputs, torch.arange(9) % members
+    for whole in (False, True):
+        if whole:  # as on a GPU
+            monkeypatch.setattr(Perceptrons, "_shares", lambda self: [slice(None)])
+            monkeypatch.setattr(perceptrons, "_NativePart", perceptrons._TorchPart)
+        own = network(NetworkSettings(hidden=(8, 5), layer_norm=layer_norm), members=members, outputs=outputs)
+        own.flat.add_(0.1 * torch.randn(own.flat.shape, generator=torch.Generator().manual_seed(0)))
+        own.spare.zero_()
+        values = own.forward(x).clone()
+        own.backward(g.clone())
+        told, by_weights = [], own.grad.clone()
+        own.fit(x, chosen, wanted, then=told.append)
+        assert told == ([0] if whole else [*range(members)])
+        found.append((values, by_weights, own.grad, own.by_inputs(g.clone(), 1), own.by_inputs_of(member, g[0], 2)))
+    for one, other in zip(*found):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_the_way_back_through_one_member_for_each_row(outputs, layer_norm, dropout):
     own = network(NetworkSettings(hidden=(8, 8), layer_norm=layer_norm, dropout=dropout), outputs=outputs)

@@ -1,6 +1,7 @@
 """Work in threads: everything is done, in whichever thread, and what went wrong comes out when all have ended."""
 
 import os
+import signal
 import threading
 import time
 import weakref
@@ -73,17 +74,81 @@ def test_calls_within_and_beside_each_other():
     assert found == [wanted] * 8
 
 
-def test_what_was_worked_on_is_let_go_of():
+@pytest.mark.parametrize("wrong", [False, True])
+def test_what_was_worked_on_is_let_go_of(wrong):
     held = [Held() for _ in range(4)]
     gone = [weakref.ref(job) for job in held]
-    assert in_threads(lambda job: 1, held) == [1] * 4
+    if wrong:
+        with pytest.raises(ZeroDivisionError):
+            in_threads(lambda job: 1 / 0, held)
+    else:
+        assert in_threads(lambda job: 1, held) == [1] * 4
     held.clear()
+    begun = time.monotonic()
+    while any(job() is not None for job in gone) and time.monotonic() < begun + 10.0:
+        time.sleep(0.01)  # threads may be about to let go
     assert all(job() is None for job in gone)
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_an_interrupt_waits_for_what_was_begun_and_begins_no_more(cores, monkeypatch):
+    monkeypatch.setattr(threads, "available_cores", lambda: cores)
+    begun, ended = [], []
+
+    def work(job):
+        begun.append(job)
+        if threading.current_thread() is threading.main_thread():
+            signal.raise_signal(signal.SIGINT)
+        time.sleep(0.2)
+        ended.append(job)
+
+    with pytest.raises(KeyboardInterrupt):
+        in_threads(work, range(20))
+    assert len(begun) <= cores
+    assert len(ended) == len(begun) - 1  # all but the one that was interrupted
+    assert in_threads(lambda job: job, range(4)) == [0, 1, 2, 3]
+
+
+def test_an_interrupt_while_waiting_for_the_others(monkeypatch):
+    monkeypatch.setattr(threads, "available_cores", lambda: 2)
+    ended = []
+
+    def work(job):
+        if threading.current_thread() is threading.main_thread():
+            while len(begun) < 2:
+                begun.append(job) if not begun else time.sleep(0.001)
+            return
+        begun.append(job)
+        time.sleep(0.2)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.2)
+        ended.append(job)
+
+    begun = []
+    with pytest.raises(KeyboardInterrupt):
+        in_threads(work, range(2))
+    assert len(ended) == 1
+
+
+def test_an_error_is_the_same_on_one_core(monkeypatch):
+    found = []
+    for cores in (1, 3):
+        monkeypatch.setattr(threads, "available_cores", lambda cores=cores: cores)
+        done = []
+        with pytest.raises(ZeroDivisionError):
+            in_threads(lambda job: done.append(job) or 1 // (job - 1), range(5))  # noqa: B023
+        found.append(sorted(done))
+    assert found == [[0, 1, 2, 3, 4]] * 2
 
 
 def test_after_a_fork_there_are_threads_again():
     in_threads(lambda job: job, range(3))
     child = os.fork()
     if not child:
-        os._exit(int(in_threads(lambda job: job, range(3)) != [0, 1, 2]))
+        right = False
+        try:
+            signal.alarm(30)
+            right = in_threads(lambda job: job, range(3)) == [0, 1, 2]
+        finally:
+            os._exit(0 if right else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
