@@ -113,5 +113,5 @@ def test_white_noise_is_left_alone():
 def test_a_negative_colour_is_refused():
     with pytest.raises(ValueError, match=r"-1.0; it must be finite and at least 0"):
         splines.colouring(5, -1.0)
-    with pytest.raises(ValueError, match=r"nan; it must be at least 0"):
+    with pytest.raises(ValueError, match=r"nan; it must be finite and at least 0"):
         splines.colouring(5, float("nan"))
