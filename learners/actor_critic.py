@@ -43,6 +43,7 @@ from torch import Tensor
 
 from ..robots.plugins import UnknownName
 from . import kernels
+from .adam import Adam
 from .cuda_graph import Graph
 from .perceptrons import NetworkSettings, Perceptrons
 from .threads import in_threads
@@ -226,10 +227,11 @@ class SoftActorCritic:
         self.critics = Perceptrons(settings.critics, read, answers, settings.network, rng, device)
         self._critics_now = self.critics.beside()  # of what the policy does now, `critics` of what was done
         self.targets = self.critics.like()
-        self._adam = {
-            name: _Adam(network, settings.learning_rate)
-            for name, network in (("actor", self.actor), ("critics", self.critics))
-        }
+        self._adam, self._steps = {}, {}
+        for name, network in (("actor", self.actor), ("critics", self.critics)):
+            flat, grad = (every.view(network.members, -1) for every in (network.flat, network.grad))
+            self._adam[name] = adam = Adam(flat, grad, settings.learning_rate)
+            self._steps[name] = [adam.step_of(part.share) for part in network.parts]
         self.generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**63)))
         self._graphs: dict[tuple[bool, int], Graph[Tensor]] = {}
 
@@ -305,7 +307,7 @@ class SoftActorCritic:
         self._adam["critics"].begin()
 
         def improve(k: int) -> None:
-            self._adam["critics"].step(k)
+            self._steps["critics"][k]()
             self.targets.parts[k].flat.lerp_(self.critics.parts[k].flat, self.settings.averaging)
             if moves:
                 self._critics_now.parts[k].forward()
@@ -321,7 +323,7 @@ class SoftActorCritic:
         # Dual descent in the logarithm of alpha: a step's length does not depend on alpha.
         self.actor.by_spare[0] = entropy - self.target_entropy if self.settings.learned else 0.0
         self._adam["actor"].begin()
-        self._adam["actor"].step(0)
+        self._steps["actor"][0]()
         self.actor.spare.clamp_(-_FARTHEST, _FARTHEST)
         return torch.stack([critic, value, entropy])
 
@@ -423,7 +425,8 @@ class SoftActorCritic:
         """Tensors that updates change, by name."""
         found = {"actor": self.actor.flat, "critics": self.critics.flat, "targets": self.targets.flat}
         for name, adam in self._adam.items():
-            found |= {f"{name}_{part}": tensor for part, tensor in adam.state.items()}
+            found |= {f"{name}_exp_avg": adam.means.view(-1), f"{name}_exp_avg_sq": adam.squares.view(-1)}
+            found[f"{name}_step"] = adam.count
         return found
 
 
@@ -508,46 +511,3 @@ class Policy:
             low, high = LOG_STD
             mean = mean + np.exp(low + 0.5 * (high - low) * (np.tanh(raw) + 1.0)) * noise
         return np.tanh(mean, dtype=float)
-
-
-class _Adam:
-    """Adam (Kingma and Ba, 2015), one step for the weights of each of a network's parts.
-
-    The operation is that of `torch.optim.Adam(..., fused=True)`, which spends longer on looking whether it applies than
-    on weights as few as these.
-    """
-
-    def __init__(self, network: Perceptrons, learning_rate: float) -> None:
-        self._parts, self._rate = network.parts, learning_rate
-        flat, members = network.flat, network.members
-        self.state = {
-            "exp_avg": torch.zeros_like(flat),
-            "exp_avg_sq": torch.zeros_like(flat),
-            "step": torch.zeros((), device=flat.device),
-        }
-        self._means, self._squares = (
-            [self.state[name].view(members, -1)[part.share] for part in network.parts]
-            for name in ("exp_avg", "exp_avg_sq")
-        )
-
-    def begin(self) -> None:
-        """Counts the step that all parts will take."""
-        self.state["step"].add_(1.0)
-
-    def step(self, k: int) -> None:
-        """The step of part `k`."""
-        torch._fused_adam_(
-            [self._parts[k].flat],
-            [self._parts[k].grad],
-            [self._means[k]],
-            [self._squares[k]],
-            [],
-            [self.state["step"]],
-            lr=self._rate,
-            beta1=0.9,
-            beta2=0.999,
-            weight_decay=0.0,
-            eps=1e-8,
-            amsgrad=False,
-            maximize=False,
-        )

@@ -20,14 +20,15 @@ import scipy.stats
 import torch
 from torch import Tensor, nn
 
+from .adam import Adam
 from .backward import Backward
 from .calibration import calibration
+from .flat import Flat
 from .fused import FusedMembers
 from .networks import ACTIVATIONS, Activation, BatchedMLP, GaussianHead, gaussian_nll
 from .regressor import Fit, Look, check_rows, divided, predicted, refuse_other, scales, settings_in, state_of
 
 _POISSON = scipy.stats.poisson.cdf(np.arange(16), 1.0)
-_CHUNK = 4096  # rows that predictions of many are cut into
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,9 @@ class Members(nn.Module):
         inputs, outputs: di and do.
         settings: shape.
         rng: draws the first weights.
+
+    Attributes:
+        flat: all that is trained: weights, biases, the lower and the upper bounds of log-variances.
     """
 
     input_mean: Tensor
@@ -114,6 +118,16 @@ class Members(nn.Module):
         for name, size in (("input", inputs), ("output", outputs)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_scale", torch.ones(size))
+        self._lay_out()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Members":
+        super()._apply(fn, recurse)  # to another device or another type
+        self._lay_out()
+        return self
+
+    def _lay_out(self) -> None:
+        bounds = [] if self.head is None else [self.head.lower, self.head.upper]
+        self.flat = Flat([*self.network.weights, *self.network.biases, *bounds])
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Means and variances (E, n, do) of the outputs of inputs (E, n, di), each member's its own."""
@@ -195,12 +209,9 @@ class Ensemble:
         self.elites = np.arange(s.elites)
         self.version = 0
         self._fused: tuple[int, FusedMembers] | None = None
-        others = [p for name, p in self.members.named_parameters() if not name.startswith("network.weights")]
-        groups: list[dict[str, Any]] = [
-            {"params": [*self.members.network.weights], "weight_decay": s.weight_decay},
-            {"params": others},
-        ]
-        self._optimizer = torch.optim.Adam(groups, lr=s.learning_rate, fused=True)
+        flat = self.members.flat
+        decayed = flat.places[len(s.hidden) + 1].start
+        self._adam = Adam(flat.values, flat.grad, s.learning_rate, s.weight_decay, decayed)
 
     @property
     def device(self) -> torch.device:
@@ -262,28 +273,29 @@ class Ensemble:
         for name, scale in scales(inputs[train], targets[train], 1e-5).items():
             getattr(self.members, name).copy_(torch.as_tensor(scale))
         x, t = self._normalised(inputs, targets)
-        x_test, t_test = (z[torch.as_tensor(test, device=self.device)] for z in (x, t))
-        best, best_loss = self._snapshot(), self._test(x_test, t_test)
-        mark, since = best_loss, 0
-        looks: list[Look] = []
+        held_out = [z[torch.as_tensor(test, device=self.device)] for z in (x, t)]
         batches = max(1, round(len(train) / s.batch))
         passes = -(-s.updates // batches)
-        backward = Backward(self.members, s.bound_weight, -(-len(train) // batches))
+        backward = Backward(self.members, s.bound_weight, -(-len(train) // batches), self._adam)
+        best, best_loss = self.members.flat.values.clone(), backward.losses(*held_out).cpu().numpy()
+        mark, since = best_loss, 0
+        looks: list[Look] = []
         for k in range(1, -(-s.epochs // passes) + 1):
             losses = [self._pass(backward, x, t, own, len(train), batches, rng) for _ in range(passes)]
             training = np.mean(losses, axis=0)
-            look = Look(k * passes * batches, training, self._test(x_test, t_test))
+            look = Look(k * passes * batches, training, backward.losses(*held_out).cpu().numpy())
             if not np.isfinite(training).all():
                 self._restore(best)
                 self.version += 1
-                self._optimizer.state.clear()
+                self._adam.forget()
                 raise FloatingPointError(f"the loss is not finite after {look.updates} updates: {training}")
             looks.append(look)
             if observe is not None:
                 observe(look)
             better = look.holdout < best_loss
             best_loss = np.where(better, look.holdout, best_loss)
-            self._keep(best, better)
+            for e in np.flatnonzero(better):
+                best[e] = self.members.flat.values[e]
             leap = self._nats(look.holdout) < self._nats(mark) - s.improvement
             mark, since = np.where(leap, look.holdout, mark), 0 if leap.any() else since + 1
             if since >= s.patience:
@@ -297,13 +309,18 @@ class Ensemble:
 
     def state_dict(self) -> dict[str, Any]:
         """All that a fit depends on but the data and the rng: tensors, and JSON types, for `checkpoint.save`."""
-        optimizer = self._optimizer.state_dict()["state"]
+        flat, adam = self.members.flat, self._adam
+        moments = zip(flat.views(adam.means), flat.views(adam.squares))
+        members = self.members.state_dict()
         return {
             **state_of(self),
             "key": self._key,
             "elites": self.elites.tolist(),
-            "members": dict(self.members.state_dict()),
-            "optimizer": {str(k): dict(moments) for k, moments in optimizer.items()},
+            "members": {name: _copy(tensor) for name, tensor in members.items()},
+            "optimizer": {
+                str(k): {"step": _copy(adam.count), "exp_avg": _copy(mean), "exp_avg_sq": _copy(square)}
+                for k, (mean, square) in enumerate(moments)
+            },
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -314,10 +331,15 @@ class Ensemble:
         """
         refuse_other(self, state)
         self.members.load_state_dict(state["members"])
-        groups = self._optimizer.state_dict()["param_groups"]
-        # Adam counts its steps, and averages in place, on the very tensors that it is given.
-        moments = {int(k): {n: v.clone() for n, v in own.items()} for k, own in state["optimizer"].items()}
-        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        adam = self._adam
+        adam.forget()  # of an ensemble that was never trained there may be nothing
+        for k, (mean, square) in enumerate(
+            zip(self.members.flat.views(adam.means), self.members.flat.views(adam.squares))
+        ):
+            if theirs := state["optimizer"].get(str(k)):
+                mean.copy_(theirs["exp_avg"])
+                square.copy_(theirs["exp_avg_sq"])
+                adam.count.copy_(theirs["step"])
         self.version += 1
         self._key = int(state["key"])
         self.elites = np.array(state["elites"], dtype=int)
@@ -344,11 +366,9 @@ class Ensemble:
         """Data as the networks see them, in float32 only after normalising: a mean may be far larger than a scale."""
         m = self.members
         x, t = (torch.as_tensor(z, dtype=torch.float64, device=self.device) for z in (inputs, targets))
-        return ((x - m.input_mean) / m.input_scale).float(), ((t - m.output_mean) / m.output_scale).float()
-
-    def _for_all(self, x: Tensor) -> Tensor:
-        """Rows (n, d) for every member, (E, n, d)."""
-        return x.expand(self.settings.members, -1, -1)
+        normalised = (x - m.input_mean) / m.input_scale, (t - m.output_mean) / m.output_scale
+        x, t = (z.float().contiguous() for z in normalised)
+        return x, t
 
     def _pass(
         self,
@@ -363,34 +383,17 @@ class Ensemble:
         """One pass over the data, every member over its own; the mean of each member's losses (E,)."""
         # Members' shares of the data differ a little in size, their numbers of steps must not.
         order = np.stack([np.resize(rng.permutation(rows_of), rows) for rows_of in own])
-        losses = []
-        for index in torch.as_tensor(order, device=self.device).tensor_split(batches, dim=1):
-            losses.append(backward(x[index], t[index]))
-            self._optimizer.step()
-        return torch.stack(losses).mean(dim=0).cpu().double().numpy()
-
-    def _test(self, x: Tensor, t: Tensor) -> np.ndarray:
-        """Each member's loss (E,) on the same rows (n, ...)."""
-        total = torch.zeros(self.settings.members, dtype=torch.float64, device=self.device)
-        with torch.inference_mode():
-            for part, wanted in zip(x.split(_CHUNK), t.split(_CHUNK)):
-                total += len(part) * self.members.losses(self._for_all(part), self._for_all(wanted))
-        return (total / len(x)).cpu().numpy()
+        parts = torch.as_tensor(order, device=self.device).tensor_split(batches, dim=1)
+        return backward(x, t, parts).cpu().double().numpy()
 
     def _nats(self, losses: np.ndarray) -> np.ndarray:
         """Losses on the scale of log-likelihoods, on which an improvement means the same for small and large ones."""
         return losses if self.settings.probabilistic else 0.5 * np.log(np.maximum(losses, 1e-30))
 
-    def _snapshot(self) -> list[Tensor]:
-        return [p.detach().clone() for p in self.members.parameters()]
+    def _restore(self, best: Tensor) -> None:
+        self.members.flat.values.copy_(best)
 
-    def _keep(self, best: list[Tensor], better: np.ndarray) -> None:
-        """Takes to `best` the weights of the members that are `better`."""
-        which = torch.as_tensor(better, device=self.device)
-        for kept, p in zip(best, self.members.parameters()):
-            kept[which] = p.detach()[which]
 
-    def _restore(self, best: list[Tensor]) -> None:
-        with torch.no_grad():
-            for kept, p in zip(best, self.members.parameters()):
-                p.copy_(kept)
+def _copy(tensor: Tensor) -> Tensor:
+    """A tensor by itself, for a state."""
+    return tensor.detach().clone(memory_format=torch.contiguous_format)

@@ -11,6 +11,7 @@ so that no exponential and no softplus is taken for each number. Agreement with 
 import torch
 from torch import Tensor, nn
 
+from . import member_pass
 from .networks import ACTIVATIONS, Activation
 
 
@@ -52,10 +53,18 @@ class FusedMembers:
     def _through(self, x: Tensor) -> Tensor:
         f, last = ACTIVATIONS[self.activation], len(self.weights) - 1
         # Layers are overwritten where nobody will differentiate through them.
-        inplace = torch.is_inference_mode_enabled() and self.activation == "silu"
+        if torch.is_inference_mode_enabled() and self.activation == "silu":
+            f = _silu_inplace
         h = x
         for k, (weight, bias) in enumerate(zip(self.weights, self.biases)):
             h = torch.baddbmm(bias, h, weight)
             if k < last:
-                h = nn.functional.silu(h, inplace=True) if inplace else f(h)
+                h = f(h)
         return h
+
+
+def _silu_inplace(z: Tensor) -> Tensor:
+    if z.device.type == "cpu" and z.dtype == torch.float32:
+        member_pass.silu(z.numpy().ravel())
+        return z
+    return nn.functional.silu(z, inplace=True)

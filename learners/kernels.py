@@ -138,8 +138,8 @@ def by_one(by_out: np.ndarray, h: np.ndarray, out: np.ndarray) -> None:
 
 
 @inline
-def _exp(x: Any) -> Any:
-    """exp(x) for x from -87 to 88, to float32's last digits, without branches, so that eight are taken at once."""
+def exp(x: Any) -> Any:
+    """Exponential of x from -87 to 88, to float32's last digits, without branches, so that eight are taken at once."""
     n = np.floor(x * np.float32(1.0 / math.log(2.0)) + np.float32(0.5))
     r = x - n * np.float32(0.693359375)  # log 2 in two parts, the first of which has few digits
     r = r - n * np.float32(math.log(2.0) - 0.693359375)
@@ -156,7 +156,7 @@ def _exp(x: Any) -> Any:
 
 @inline
 def _log1p(x: Any) -> Any:
-    """log(1 + x) for x from 0 to 1, as 2 artanh(x / (2 + x)): see `_exp`."""
+    """log(1 + x) for x from 0 to 1, as 2 artanh(x / (2 + x)): see `exp`."""
     u = x / (x + np.float32(2.0))
     q = u * u
     value = np.float32(1.0 / 15.0)
@@ -207,14 +207,14 @@ def squash(
         e, raw = noise[k], slope[k]
         # tanh(x) = (1 - t) / (1 + t) of t = exp(-2 x), and 1 - tanh(x)^2 = 4 t / (1 + t)^2
         size = abs(raw)
-        t = _exp(-two * (far if size > far else size))  # what is no number stays so
+        t = exp(-two * (far if size > far else size))  # what is no number stays so
         tanh = (one - t) / (one + t)
         log_std = low + half * (one + (tanh if raw > np.float32(0.0) else -tanh))
         slope[k] = half * np.float32(4.0) * t / ((one + t) * (one + t))
-        moved[k] = _exp(log_std) * e
+        moved[k] = exp(log_std) * e
         z = action[k] + moved[k]
         size = abs(z)
-        t = _exp(-two * (far if size > far else size))
+        t = exp(-two * (far if size > far else size))
         tanh = (one - t) / (one + t)
         action[k] = tanh if z > np.float32(0.0) else -tanh
         # log(1 - tanh(z)^2) = 2 (log 2 - |z| - log(1 + exp(-2 |z|))), without cancellation

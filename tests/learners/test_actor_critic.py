@@ -1,6 +1,5 @@
 """Soft actor-critic's update, beside autograd and closed forms."""
 
-import copy
 import math
 import threading
 
@@ -62,6 +61,16 @@ def gaussian(outputs, noise):
     return action, normal.log_prob(action).sum(-1)
 
 
+def moments(sac, name):
+    """A copy of what Adam has of a network, flat as its weights are."""
+    adam = sac._adam[name]
+    return {
+        "step": adam.count.clone(),
+        "exp_avg": adam.means.flatten().clone(),
+        "exp_avg_sq": adam.squares.flatten().clone(),
+    }
+
+
 def by_autograd(sac, seen, action, reward, seen_next, discount):
     """An update of a copy of `sac` by autograd and torch's Adam: flat weights of policy, critics and targets."""
     s, generator = sac.settings, torch.Generator().manual_seed(0)
@@ -73,7 +82,7 @@ def by_autograd(sac, seen, action, reward, seen_next, discount):
     optimizers = []
     for parameter, (old, name) in ((actor, (sac.actor, "actor")), (critics, (sac.critics, "critics"))):
         optimizers.append(torch.optim.Adam([parameter], lr=s.learning_rate))
-        optimizers[-1].state[parameter] = copy.deepcopy(sac._adam[name].state)
+        optimizers[-1].state[parameter] = moments(sac, name)
         assert old.flat.shape == parameter.shape
 
     def value(values, dim=0):
@@ -158,8 +167,9 @@ def test_threads_update_to_the_same_bits(kind, objective, network, critics, monk
         monkeypatch.setattr(threads, "available_cores", lambda cores=cores: cores)
         monkeypatch.setattr(perceptrons, "_WORTH", 0)
         sac = kind(4, 3 if kind is DiscreteSoftActorCritic else 2, settings, np.random.default_rng(1))
-        step = sac._adam["critics"].step
-        sac._adam["critics"].step = lambda k, who=who, step=step: (who.add(threading.get_ident()), step(k))
+        sac._steps["critics"] = [
+            lambda who=who, step=step: (who.add(threading.get_ident()), step()) for step in sac._steps["critics"]
+        ]
         for _ in range(20):
             sac.update(data)
         assert len(who) > 1 or cores == 1 or critics == 1

@@ -12,6 +12,7 @@ from trimtab.learners import ensemble as ensemble_module
 from trimtab.learners.backward import Backward
 from trimtab.learners.calibration import calibration, percentiles
 from trimtab.learners.ensemble import Ensemble, EnsembleSettings, Members
+from trimtab.learners.member_parts import NativePart, TorchPart
 from trimtab.learners.networks import BatchedMLP, GaussianHead, gaussian_nll
 
 SMALL = EnsembleSettings(members=3, elites=2, hidden=(16, 16), batch=64, epochs=20, updates=10)
@@ -71,7 +72,28 @@ def test_batched_members_are_single_networks():
             torch.testing.assert_close(batched.biases[k].grad[e, 0], layer.bias.grad)
 
 
-def test_members_train_as_they_would_alone(monkeypatch):
+@pytest.fixture(params=["native", "native, the last divided", "torch"])
+def way(request, monkeypatch):
+    """How members are trained: each natively, the last of an odd number by halves of its rows, or all by torch."""
+    monkeypatch.setattr(backward, "_WORTH", 10**12 if request.param == "native" else 0)
+    if request.param == "torch":
+        monkeypatch.setattr(backward, "_native", lambda weight: False)
+    return request.param
+
+
+def ways_of(gradients):
+    """The kinds of parts that there are, and how many halves."""
+    return [type(part) for part in gradients._parts], len(gradients._halves)
+
+
+WAYS = {
+    "native": ([NativePart] * 3, 0),
+    "native, the last divided": ([NativePart] * 2, 2),
+    "torch": ([TorchPart], 0),
+}
+
+
+def test_members_train_as_they_would_alone(way, monkeypatch):
     """Every member's weights after many steps are those of a network trained by itself, with torch's own parts."""
     settings = replace(SMALL, holdout=0.0, bootstrap=False, weight_decay=1e-2, epochs=3, updates=1)
     rng = np.random.default_rng(0)
@@ -81,9 +103,15 @@ def test_members_train_as_they_would_alone(monkeypatch):
     heads = [GaussianHead(1, 2) for _ in range(3)]
     seen = []
     call = Backward.__call__
-    monkeypatch.setattr(Backward, "__call__", lambda own, x, t: (seen.append((x, t)), call(own, x, t))[1])
+
+    def noting(own, x, t, batches):
+        seen.extend((x[index], t[index]) for index in batches)
+        return call(own, x, t, batches)
+
+    monkeypatch.setattr(Backward, "__call__", noting)
     for _ in range(3):
-        gradients = Backward(ensemble.members, settings.bound_weight, 64)
+        gradients = Backward(ensemble.members, settings.bound_weight, 64, ensemble._adam)
+        assert ways_of(gradients) == WAYS[way]
         ensemble._pass(gradients, *ensemble._normalised(x, t), [np.arange(256)] * 3, 256, 4, rng)
     assert len(seen) == 12
     for e, (network, head) in enumerate(zip(alone, heads)):
@@ -103,25 +131,32 @@ def test_members_train_as_they_would_alone(monkeypatch):
 
 @pytest.mark.parametrize("activation", ["silu", "relu", "tanh"])
 @pytest.mark.parametrize("probabilistic", [True, False])
-@pytest.mark.parametrize("worth", [0, 10**9])
-def test_losses_and_gradients_are_those_of_autograd(activation, probabilistic, worth, monkeypatch):
-    monkeypatch.setattr(backward, "_WORTH", worth)
+def test_losses_and_gradients_are_those_of_autograd(activation, probabilistic, way):
     settings = EnsembleSettings(
         members=3, elites=3, hidden=(32, 48, 16), activation=activation, probabilistic=probabilistic
     )
-    members = Members(7, 5, settings, np.random.default_rng(0)).double()
+    members, exact = (Members(7, 5, settings, np.random.default_rng(0)) for _ in range(2))
+    exact.double()
+    if way == "torch":
+        members.double()
     if probabilistic:
-        torch.nn.init.uniform_(members.head.lower, -4.0, -2.0)  # where both bounds bear on the variance
+        with torch.no_grad():  # where both bounds bear on the variance
+            for each in (members, exact):
+                each.head.lower.copy_(torch.linspace(-4.0, -2.0, 15).view(3, 1, 5))
+    near = {"rtol": 1e-6, "atol": 1e-9} if way == "torch" else {"rtol": 1e-4, "atol": 2e-6}
     gradients = Backward(members, 0.1, 50)
-    assert len(gradients._parts) == (2 if worth == 0 else 1)
+    assert ways_of(gradients) == WAYS[way]
     generator = torch.Generator().manual_seed(0)
     for n in (50, 1, 49):
-        x, t = (torch.randn(3, n, size, generator=generator, dtype=torch.double) for size in (7, 5))
-        loss = members.losses(x, t)
-        expected = torch.autograd.grad((loss + 0.1 * members.spread_of_bounds()).sum(), [*members.parameters()])
-        torch.testing.assert_close(gradients(x, t), loss.detach(), rtol=1e-6, atol=0)
+        x, t = (torch.randn(120, size, generator=generator, dtype=torch.double) for size in (7, 5))
+        index, given = torch.randint(120, (3, n), generator=generator), [z.to(members.input_mean) for z in (x, t)]
+        loss = exact.losses(x[index], t[index])
+        expected = torch.autograd.grad((loss + 0.1 * exact.spread_of_bounds()).sum(), [*exact.parameters()])
+        torch.testing.assert_close(gradients(*given, [index]).double(), loss.detach(), **near)
         for p, gradient in zip(members.parameters(), expected):
-            torch.testing.assert_close(p.grad, gradient, rtol=1e-6, atol=1e-9)
+            torch.testing.assert_close(p.grad.double(), gradient, **near)
+        loss = exact.losses(x.expand(3, -1, -1), t.expand(3, -1, -1)).detach()
+        torch.testing.assert_close(gradients.losses(*given), loss, **near)
 
 
 @pytest.fixture
@@ -135,14 +170,15 @@ def torch_threads():
 def test_threads_do_not_change_what_is_learned(monkeypatch, torch_threads):
     settings = EnsembleSettings(batch=250, epochs=1, updates=1)  # large enough to be divided as it is
     x, t, _ = wavy(600, np.random.default_rng(0))
+    t = np.asfortranarray(t)
     learned, ran = [], set()
-    call = backward._Part.__call__
+    call = NativePart.descend
 
     def noting(*args):
         ran.add(threading.get_ident())
         return call(*args)
 
-    monkeypatch.setattr(backward._Part, "__call__", noting)
+    monkeypatch.setattr(NativePart, "descend", noting)
     torch_threads(1)
     for cores in (1, 2):
         monkeypatch.setattr(threads, "available_cores", lambda cores=cores: cores)
