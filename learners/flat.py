@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-_ALIGNED = 16
-"""Numbers between whose multiples parameters begin: what products compute depends on where their operands lie."""
+ALIGNED = 16
+"""Numbers between whose multiples arrays begin: what products compute depends on where their operands lie."""
 
 
 class Flat:
@@ -28,7 +28,7 @@ class Flat:
         sizes = [math.prod(shape[1:]) for shape in self._shapes]
         begins = [0]
         for size in sizes:
-            begins.append(begins[-1] - (-size // _ALIGNED) * _ALIGNED)
+            begins.append(begins[-1] - (-size // ALIGNED) * ALIGNED)
         self.places = [slice(begin, begin + size) for begin, size in zip(begins, sizes)]
         self.values = parameters[0].new_zeros(len(parameters[0]), begins[-1]).detach()
         self.grad = torch.zeros_like(self.values)

@@ -17,7 +17,6 @@ Hinton, 2016): with x the normalised, s the scale of a row and w the weights of 
 import copy
 import itertools
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -26,17 +25,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import passes
-from .kernels import EPS
+from .flat import ALIGNED
+from .perceptron_parts import NativePart, Part, TorchPart, kept
 from .threads import in_threads
 
 Kept = TypeVar("Kept")
-
-_ALIGNED = 16
-"""Numbers between whose multiples arrays begin: what products compute depends on where their operands lie."""
-
-_KEPT = 4
-"""Numbers of rows for which arrays are kept on a CPU, the last ones asked for; a GPU's graphs hold theirs."""
 
 _WORTH = 10**7
 """Multiplications of a member's forward pass from which on threads gain more than they cost."""
@@ -109,7 +102,7 @@ class Perceptrons:
             size = math.prod(shape[1:])
             self._shapes.append(shape[1:])
             self._places.append(slice(end, end + size))
-            drawn.append(np.pad(values.reshape(members, size), ((0, 0), (0, -size % _ALIGNED))))
+            drawn.append(np.pad(values.reshape(members, size), ((0, 0), (0, -size % ALIGNED))))
             end += drawn[-1].shape[1]
 
         for k, (a, b) in enumerate(itertools.pairwise(sizes)):
@@ -140,7 +133,7 @@ class Perceptrons:
         """Lays out the parts."""
         (self._layers, self.spare), (self._by_layers, self.by_spare) = self._view(self.flat), self._view(self.grad)
         native = self.flat.device.type == "cpu" and not self.settings.dropout
-        self.parts: list[Part] = [(_NativePart if native else _TorchPart)(self, share) for share in self._shares()]
+        self.parts: list[Part] = [(NativePart if native else TorchPart)(self, share) for share in self._shares()]
         self._outputs: dict[int, Tensor] = {}
 
     def _shares(self) -> list[int] | list[slice]:
@@ -150,6 +143,10 @@ class Perceptrons:
     def layers(self) -> list[list[Tensor]]:
         """Views of each layer's weight (E, in, out) and bias (E, 1, out); where normalised, its scale and shift too."""
         return self._layers
+
+    def by_layers(self) -> list[list[Tensor]]:
+        """Views of where the gradients by these belong."""
+        return self._by_layers
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Outputs (E, n, outputs) of inputs (n, inputs), the same for all members; kept until the next call.
@@ -190,7 +187,7 @@ class Perceptrons:
 
     def begin(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Takes inputs for `forward` of the parts, one by one; where its outputs (E, n, outputs) will be."""
-        outputs = _kept(
+        outputs = kept(
             self._outputs, self.flat, len(x), lambda: self.flat.new_empty(self.members, len(x), self.outputs)
         )
         for part in self.parts:
@@ -252,222 +249,3 @@ class Perceptrons:
         begins = self._by_layer([place.start for place in self._places[:-1]])
         sizes = [tuple(weight.shape[1:]) for weight, *_ in self._layers]
         return np.array([(*size, *own, *[-1] * (4 - len(own))) for size, own in zip(sizes, begins)])
-
-
-class _Room:
-    """What one pass of a part leaves: arrays for as many rows as `outputs` (..., n, outputs) has, kept."""
-
-    def __init__(self, weights: list[Tensor], outputs: Tensor, settings: NetworkSettings) -> None:
-        rows = outputs.shape[-2]
-
-        def new(width: int) -> Tensor:
-            return weights[0].new_empty(*weights[0].shape[:-2], rows, width)
-
-        self.outputs = outputs
-        hidden = [weight.shape[-1] for weight in weights[:-1]]
-        self.h = [new(width) for width in hidden]
-        self.g = [new(width) for width in hidden]
-        self.masks = [new(width) for width in hidden] if settings.dropout else []
-        self.normalised = [new(width) for width in hidden] if settings.layer_norm else []
-        self.scales = [new(1) for _ in hidden] if settings.layer_norm else []
-
-
-class Part(ABC):
-    """One member, whose arrays then lack the members' axis, or all as one batch.
-
-    Args:
-        whole: of which it is a part.
-        share: which member, or all.
-
-    Attributes:
-        flat, grad: its part of all weights and of their gradient.
-    """
-
-    def __init__(self, whole: Perceptrons, share: int | slice) -> None:
-        self.share = share
-        self.flat, self.grad = (every.view(whole.members, -1)[share] for every in (whole.flat, whole.grad))
-
-    @abstractmethod
-    def begin(self, x: Tensor, outputs: Tensor, generator: torch.Generator | None) -> None:
-        """Takes inputs (n, inputs) and draws what is dropped out; results will go to `outputs` of all members."""
-
-    @abstractmethod
-    def forward(self) -> None:
-        """Computes the outputs."""
-
-    @abstractmethod
-    def fit(self, chosen: Tensor, wanted: Tensor) -> None:
-        """`forward`, and `back` of half the mean squared error of outputs `chosen` (n,) against those `wanted` (n,)."""
-
-    @abstractmethod
-    def back(self, g: Tensor, *, alone: bool = False) -> None:
-        """Leaves in `grad` the gradient by weights of what has `g` (..., n, outputs) by the outputs.
-
-        Args:
-            g: the gradient by the outputs; may be used up.
-            alone: whether no other part is computed at the same time, so that threads are free.
-        """
-
-    @abstractmethod
-    def by_inputs(self, g: Tensor, rows: Tensor | None, found: Tensor) -> None:
-        """Leaves in `found` (..., n, i) the gradient by the last i inputs; with `rows`, of one member in these."""
-
-
-class _TorchPart(Part):
-    """By torch's operations."""
-
-    def __init__(self, whole: Perceptrons, share: int | slice) -> None:
-        super().__init__(whole, share)
-        self._settings = whole.settings
-        self._layers, self._by_layers = (
-            [[tensor[share] for tensor in layer] for layer in layers] for layers in (whole._layers, whole._by_layers)
-        )
-        self._weights = [layer[0] for layer in self._layers]
-        single = isinstance(share, int)
-        self._product = torch.mm if single else torch.bmm
-        self._affine = torch.addmm if single else torch.baddbmm
-        # On a CPU a product of matrices takes ten times as long for one column.
-        self._narrow = single and self._weights[-1].shape[-1] == 1
-        self._rooms: dict[int, _Room] = {}
-
-    def begin(self, x: Tensor, outputs: Tensor, generator: torch.Generator | None) -> None:
-        """See `Part.begin`."""
-        s = self._settings
-        self._dropping = bool(s.dropout) and generator is not None
-        self._room = room = _kept(
-            self._rooms, self.flat, outputs.shape[1], lambda: _Room(self._weights, outputs[self.share], s)
-        )
-        if self._dropping:
-            for mask in room.masks:
-                mask.bernoulli_(1.0 - s.dropout, generator=generator).div_(1.0 - s.dropout)
-        self._x = x.expand(*room.outputs.shape[:-1], x.shape[-1])
-
-    def forward(self) -> None:
-        """See `Part.forward`."""
-        room, h = self._room, self._x
-        for k, z in enumerate(room.h):
-            weight, bias, *norm = self._layers[k]
-            self._affine(bias, h, weight, out=z)
-            if self._dropping:
-                z.mul_(room.masks[k])
-            if norm:
-                x, scale = room.normalised[k], room.scales[k]
-                torch.sub(z, z.mean(dim=-1, keepdim=True), out=x)
-                torch.mean(x.square(), dim=-1, keepdim=True, out=scale)
-                x.mul_(scale.add_(float(EPS)).rsqrt_())
-                torch.addcmul(norm[1], x, norm[0], out=z)
-            h = z.relu_()
-        weight, bias = self._layers[-1]
-        if self._narrow:
-            torch.addmv(bias[0], h, weight[:, 0], out=room.outputs[:, 0])
-        else:
-            self._affine(bias, h, weight, out=room.outputs)
-
-    def fit(self, chosen: Tensor, wanted: Tensor) -> None:
-        """See `Part.fit`."""
-        self.forward()
-        out, which = self._room.outputs, chosen[:, None].expand(*self._room.outputs.shape[:-1], 1)
-        self.back(torch.zeros_like(out).scatter_(-1, which, (out.gather(-1, which) - wanted[:, None]) / len(wanted)))
-
-    def back(self, g: Tensor, *, alone: bool = False) -> None:
-        """See `Part.back`."""
-        self._through(g, weights=True)
-
-    def by_inputs(self, g: Tensor, rows: Tensor | None, found: Tensor) -> None:
-        """See `Part.by_inputs`."""
-        last = self._weights[0].mT[..., self._weights[0].shape[-2] - found.shape[-1] :]
-        if rows is None:
-            self._product(self._through(g, weights=False), last, out=found)
-        else:
-            found.index_copy_(
-                0, rows, self._product(self._through(g.index_select(0, rows), weights=False, rows=rows), last)
-            )
-
-    def _through(self, g: Tensor, *, weights: bool, rows: Tensor | None = None) -> Tensor:
-        """The gradient with respect to the first layer's z, on the way those with respect to `weights`.
-
-        Args:
-            g: gradient with respect to the outputs (..., n, outputs); if there are `rows`, to the outputs of these.
-            weights: whether these are asked for.
-            rows: of one member's last pass; without, all.
-        """
-        room, last = self._room, len(self._weights) - 1
-
-        def of(kept: Tensor) -> Tensor:
-            return kept if rows is None else kept.index_select(0, rows)
-
-        for k in range(last, -1, -1):
-            weight, by = self._weights[k], self._by_layers[k]
-            narrow = self._narrow and k == last
-            if k < last:
-                torch.ops.aten.threshold_backward.grad_input(g, of(room.h[k]), 0, grad_input=g)
-                if self._settings.layer_norm:
-                    x = of(room.normalised[k])
-                    if weights:
-                        torch.sum(g, dim=-2, keepdim=True, out=by[3])
-                        torch.sum(g * x, dim=-2, keepdim=True, out=by[2])
-                    g.mul_(self._layers[k][2])
-                    along = (g * x).mean(dim=-1, keepdim=True)
-                    g.sub_(g.mean(dim=-1, keepdim=True)).addcmul_(x, along, value=-1.0).mul_(of(room.scales[k]))
-                if self._dropping:
-                    g.mul_(of(room.masks[k]))
-            if weights:
-                h = room.h[k - 1] if k else self._x
-                if narrow:
-                    torch.mv(h.t(), g[:, 0], out=by[0][:, 0])
-                else:
-                    self._product(h.mT, g, out=by[0])
-                torch.sum(g, dim=-2, keepdim=True, out=by[1])
-            if k:
-                out = room.g[k - 1] if rows is None else room.g[k - 1][: len(rows)]
-                g = (torch.mul if narrow else self._product)(g, weight.mT, out=out)
-        return g
-
-
-class _NativePart(Part):
-    """One member on a CPU that drops nothing out, in native code."""
-
-    def __init__(self, whole: Perceptrons, share: int | slice) -> None:
-        super().__init__(whole, share)
-        self._places = whole.places()
-        self._passes: dict[int, passes.Pass] = {}
-        self._own, self._by = self.flat.numpy(), self.grad.numpy()
-
-    def begin(self, x: Tensor, outputs: Tensor, generator: torch.Generator | None) -> None:
-        """See `Part.begin`."""
-        rows = len(x)
-        self._pass = _kept(self._passes, self.flat, rows, lambda: passes.begin(self._own, self._places, rows))
-        self._inputs, self._out = x.contiguous().numpy(), outputs[self.share].numpy()
-
-    def forward(self) -> None:
-        """See `Part.forward`."""
-        passes.forward(self._pass, self._inputs, self._out)
-
-    def fit(self, chosen: Tensor, wanted: Tensor) -> None:
-        """See `Part.fit`."""
-        passes.fit(self._pass, self._inputs, self._out, chosen.numpy(), wanted.numpy(), self._by)
-
-    def back(self, g: Tensor, *, alone: bool = False) -> None:
-        """See `Part.back`."""
-        given = self._pass, self._inputs, g.contiguous().numpy(), self._by
-        if alone:
-            passes.back(*given, passes.FIRST)
-            in_threads(lambda far: passes.back(*given, far), [passes.ALONG, passes.ACROSS])
-        else:
-            passes.back(*given, passes.ALL)
-
-    def by_inputs(self, g: Tensor, rows: Tensor | None, found: Tensor) -> None:
-        """See `Part.by_inputs`."""
-        which = np.arange(len(g)) if rows is None else rows.numpy()
-        passes.by_inputs(self._pass, g.contiguous().numpy(), which, found.numpy())
-
-
-def _kept(by_rows: dict[int, Kept], weights: Tensor, rows: int, make: Callable[[], Kept]) -> Kept:
-    """What is kept for so many rows, made if there is none; on a CPU for the last numbers of rows alone."""
-    found = by_rows.pop(rows, None)
-    if found is None:
-        found = make()
-    by_rows[rows] = found
-    if len(by_rows) > _KEPT and weights.device.type == "cpu":
-        del by_rows[next(iter(by_rows))]
-    return found

@@ -66,7 +66,7 @@ def test_all_members_as_one_batch_compute_the_same(outputs, layer_norm, members,
     for whole in (False, True):
         if whole:  # as on a GPU
             monkeypatch.setattr(Perceptrons, "_shares", lambda self: [slice(None)])
-            monkeypatch.setattr(perceptrons, "_NativePart", perceptrons._TorchPart)
+            monkeypatch.setattr(perceptrons, "NativePart", perceptrons.TorchPart)
         own = network(NetworkSettings(hidden=(8, 5), layer_norm=layer_norm), members=members, outputs=outputs)
         own.flat.add_(0.1 * torch.randn(own.flat.shape, generator=torch.Generator().manual_seed(0)))
         own.spare.zero_()
