@@ -18,6 +18,10 @@ What is asked is what the homework's text says of a run's returns after its last
 a time there (obstacles: 1000 steps at a time) before the model is trained on; here after each one.
 """
 
+import os
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when NumPy and SciPy load; our own threads divide the cores
+
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace

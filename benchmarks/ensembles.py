@@ -17,8 +17,11 @@ An evaluation is one of a planner's: 350 candidates of 15 steps, 20 particles ea
 speed less a tenth of the squared controls, is summed over steps, and the candidates' costs are the result.
 """
 
-import argparse
 import os
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when NumPy and SciPy load; our own threads divide the cores
+
+import argparse
 import time
 from collections.abc import Callable
 from dataclasses import replace

@@ -98,6 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Threads of OpenMP that spin while they wait slow everything else down; it reads this once, when NumPy loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     usual = warnings.formatwarning
     warnings.formatwarning = terminal.warning

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .kernels import ADAM_EPS, ADAM_MEANS, ADAM_SQUARES
+
 
 class Adam:
     """Adam (Kingma and Ba, Adam: a method for stochastic optimization, 2015), with L2 decay of the first parameters.
@@ -17,16 +19,17 @@ class Adam:
         grad: where its gradient will be (E, P).
         rate: of learning.
         decay: L2, of the first `decayed` numbers of each row.
-        decayed: how many.
+        decayed: how many; without, none.
 
     Attributes:
+        flat, rate, decay, decayed: as given.
         means, squares: running averages of gradients and of their squares (E, P).
         count: steps so far, a tensor ().
     """
 
     def __init__(self, flat: Tensor, grad: Tensor, rate: float, decay: float = 0.0, decayed: int = 0) -> None:
         self.rate, self.decay, self.decayed = rate, decay, decayed
-        self._flat, self._grad = flat, grad
+        self.flat, self._grad = flat, grad
         self.means, self.squares = torch.zeros_like(flat), torch.zeros_like(flat)
         self.count = torch.zeros((), device=flat.device)
 
@@ -35,8 +38,8 @@ class Adam:
         self.count.add_(1.0)
 
     def step_of(self, share: int | slice) -> Callable[[], None]:
-        """What takes the step of one member, or of some; those of different members may be taken at the same time."""
-        every = self._flat, self._grad, self.means, self.squares
+        """What takes the step of one member, or of all; those of different members may be taken at the same time."""
+        every = self.flat, self._grad, self.means, self.squares
         calls = [(0.0, [[tensor[share]] for tensor in every])]
         if self.decayed:
             rows = [[*tensor[share].view(-1, tensor.shape[1])] for tensor in every]
@@ -55,10 +58,10 @@ class Adam:
                     [],
                     [self.count] * len(flat),
                     lr=self.rate,
-                    beta1=0.9,
-                    beta2=0.999,
+                    beta1=ADAM_MEANS,
+                    beta2=ADAM_SQUARES,
                     weight_decay=decay,
-                    eps=1e-8,
+                    eps=ADAM_EPS,
                     amsgrad=False,
                     maximize=False,
                 )

@@ -125,6 +125,10 @@ class Members(nn.Module):
         self._lay_out()
         return self
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # of a copy, or from another process
+        self._lay_out()
+
     def _lay_out(self) -> None:
         bounds = [] if self.head is None else [self.head.lower, self.head.upper]
         self.flat = Flat([*self.network.weights, *self.network.biases, *bounds])
@@ -165,7 +169,10 @@ class Members(nn.Module):
         return FusedMembers(weights, biases, least, span, self.network.activation)
 
     def losses(self, x: Tensor, t: Tensor) -> Tensor:
-        """Each member's loss (E,) on normalised inputs and outputs (E, n, ...), its bounds' not included."""
+        """Each member's loss (E,) on normalised inputs and outputs (E, n, ...), its bounds' not included.
+
+        This and `spread_of_bounds` say what is trained for; training computes it in passes of its own, `Backward`.
+        """
         mean, log_variance = self.normalised(x)
         each = 0.5 * (t - mean) ** 2 if log_variance is None else gaussian_nll(mean, log_variance, t)
         return each.mean(dim=(1, 2))
@@ -213,6 +220,9 @@ class Ensemble:
         decayed = flat.places[len(s.hidden) + 1].start
         self._adam = Adam(flat.values, flat.grad, s.learning_rate, s.weight_decay, decayed)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_state_dict, (self.state_dict(), str(self.device))
+
     @property
     def device(self) -> torch.device:
         """Where the networks are."""
@@ -259,8 +269,9 @@ class Ensemble:
 
         Raises:
             ValueError: other shapes, no rows, or numbers that are not finite; nothing has changed then.
-            FloatingPointError: the loss is no longer finite; the weights are those of the best look before, and Adam
-                begins anew.
+            FloatingPointError: the loss is no longer finite.
+            BaseException: what `observe` raises, or an interrupt. In both cases the weights are those of the best look
+                before, and Adam begins anew.
         """
         check_rows(inputs, targets, (self.inputs, self.outputs))
         s = self.settings
@@ -280,28 +291,29 @@ class Ensemble:
         best, best_loss = self.members.flat.values.clone(), backward.losses(*held_out).cpu().numpy()
         mark, since = best_loss, 0
         looks: list[Look] = []
-        for k in range(1, -(-s.epochs // passes) + 1):
-            losses = [self._pass(backward, x, t, own, len(train), batches, rng) for _ in range(passes)]
-            training = np.mean(losses, axis=0)
-            look = Look(k * passes * batches, training, backward.losses(*held_out).cpu().numpy())
-            if not np.isfinite(training).all():
-                self._restore(best)
-                self.version += 1
-                self._adam.forget()
-                raise FloatingPointError(f"the loss is not finite after {look.updates} updates: {training}")
-            looks.append(look)
-            if observe is not None:
-                observe(look)
-            better = look.holdout < best_loss
-            best_loss = np.where(better, look.holdout, best_loss)
-            for e in np.flatnonzero(better):
-                best[e] = self.members.flat.values[e]
-            leap = self._nats(look.holdout) < self._nats(mark) - s.improvement
-            mark, since = np.where(leap, look.holdout, mark), 0 if leap.any() else since + 1
-            if since >= s.patience:
-                break
+        try:
+            for k in range(1, -(-s.epochs // passes) + 1):
+                losses = [self._pass(backward, x, t, own, len(train), batches, rng) for _ in range(passes)]
+                training = np.mean(losses, axis=0)
+                look = Look(k * passes * batches, training, backward.losses(*held_out).cpu().numpy())
+                if not np.isfinite(training).all():
+                    raise FloatingPointError(f"the loss is not finite after {look.updates} updates: {training}")
+                looks.append(look)
+                if observe is not None:
+                    observe(look)
+                better = look.holdout < best_loss
+                best_loss = np.where(better, look.holdout, best_loss)
+                for e in np.flatnonzero(better):
+                    best[e] = self.members.flat.values[e]
+                leap = self._nats(look.holdout) < self._nats(mark) - s.improvement
+                mark, since = np.where(leap, look.holdout, mark), 0 if leap.any() else since + 1
+                if since >= s.patience:
+                    break
+        except BaseException:  # members may have taken a different number of steps
+            self._restore(best)
+            self._adam.forget()
+            raise
         self._restore(best)
-        self.version += 1
         self.elites = np.argsort(best_loss, kind="stable")[: s.elites]
         means, variances = self.predict(inputs[test])
         covered = calibration(means[self.elites], variances[self.elites], targets[test])
@@ -332,7 +344,7 @@ class Ensemble:
         refuse_other(self, state)
         self.members.load_state_dict(state["members"])
         adam = self._adam
-        adam.forget()  # of an ensemble that was never trained there may be nothing
+        adam.forget()  # earlier versions saved nothing of what was never trained
         for k, (mean, square) in enumerate(
             zip(self.members.flat.views(adam.means), self.members.flat.views(adam.squares))
         ):
@@ -392,6 +404,7 @@ class Ensemble:
 
     def _restore(self, best: Tensor) -> None:
         self.members.flat.values.copy_(best)
+        self.version += 1
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class Flat:
         for size in sizes:
             begins.append(begins[-1] - (-size // ALIGNED) * ALIGNED)
         self.places = [slice(begin, begin + size) for begin, size in zip(begins, sizes)]
-        self.values = parameters[0].new_zeros(len(parameters[0]), begins[-1]).detach()
+        self.values = parameters[0].new_zeros(len(parameters[0]), begins[-1])
         self.grad = torch.zeros_like(self.values)
         for p, own, by in zip(parameters, self.views(self.values), self.views(self.grad)):
             own.copy_(p.detach())

@@ -11,7 +11,7 @@ so that no exponential and no softplus is taken for each number. Agreement with 
 import torch
 from torch import Tensor, nn
 
-from . import member_pass
+from . import kernels
 from .networks import ACTIVATIONS, Activation
 
 
@@ -64,7 +64,8 @@ class FusedMembers:
 
 
 def _silu_inplace(z: Tensor) -> Tensor:
-    if z.device.type == "cpu" and z.dtype == torch.float32:
-        member_pass.silu(z.numpy().ravel())
+    # Native code takes half of torch's time, on one thread.
+    if z.device.type == "cpu" and z.dtype == torch.float32 and torch.get_num_threads() == 1:
+        kernels.silu(z.view(-1).numpy())
         return z
     return nn.functional.silu(z, inplace=True)

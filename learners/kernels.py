@@ -20,6 +20,11 @@ _ROW, _ROWS = types.float32[::1], types.float32[:, ::1]
 EPS = np.float32(1e-5)
 """What is added to the variance of a row that is normalised."""
 
+ADAM_MEANS, ADAM_SQUARES, ADAM_EPS = 0.9, 0.999, 1e-8
+"""What is left of Adam's averages after a step, and what keeps it from dividing by zero."""
+
+_FAR = np.float32(80.0)
+
 # Sums over rows are taken in float64: in float32 a long one loses digits.
 
 
@@ -152,6 +157,20 @@ def exp(x: Any) -> Any:
     value = value * r + np.float32(1.0)
     value = value * r + np.float32(1.0)
     return value * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+
+
+@inline_relaxed
+def logistic(x: Any) -> Any:
+    """1 / (1 + exp(-x)); what is no number stays so."""
+    near = _FAR if x > _FAR else x
+    return np.float32(1.0) / (np.float32(1.0) + exp(-(-_FAR if near < -_FAR else near)))
+
+
+@compiled(types.void(_ROW))
+def silu(z: np.ndarray) -> None:
+    """From `z` (n,) to z / (1 + exp(-z)), in place."""
+    for i in range(z.shape[0]):
+        z[i] = z[i] * logistic(z[i])
 
 
 @inline

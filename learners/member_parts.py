@@ -17,6 +17,7 @@ import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from . import member_pass
 from .adam import Adam
+from .threads import in_threads
 
 if TYPE_CHECKING:
     from .ensemble import Members
@@ -52,26 +54,25 @@ _NATIVE = {"silu": member_pass.SILU, "relu": member_pass.RELU, "tanh": member_pa
 
 
 class Part(ABC):
-    """Some of the members' losses and gradients, on all or half of their rows."""
+    """Losses and gradients of E' of the members."""
 
     @abstractmethod
-    def descend(self, x: Tensor, t: Tensor, batches: Sequence[Tensor], before: float) -> Tensor:
-        """The part's share of its members' losses (E',), mean over batches; takes steps.
+    def descend(self, x: Tensor, t: Tensor, batches: Sequence[Tensor]) -> Tensor:
+        """Members' losses (E',), mean over batches; takes a step after each.
 
         Args:
             x: inputs (N, di).
             t: outputs that are wanted (N, do).
             batches: which rows of them, for all members (E, n).
-            before: how many steps were taken before.
         """
 
     @abstractmethod
     def losses(self, x: Tensor, t: Tensor) -> Tensor:
-        """The part's share of its members' losses (E',) on rows (n, ...) that are the same for all."""
+        """Members' losses (E',) on rows (n, ...) that are the same for all."""
 
 
 class TorchPart(Part):
-    """All members together, by torch's operations.
+    """All members together, by torch's operations; it counts the steps.
 
     Args:
         members: all of them.
@@ -84,17 +85,17 @@ class TorchPart(Part):
         self._activation, self._depth = members.network.activation, len(members.network.weights)
         self._probabilistic = members.head is not None
         self._parameters, self._gradients = (
-            members.flat.views(all_) for all_ in (members.flat.values, members.flat.grad)
+            members.flat.views(every) for every in (members.flat.values, members.flat.grad)
         )
         self._layers, self._by_layers = (
             list(zip(some[: self._depth], some[self._depth :])) for some in (self._parameters, self._gradients)
         )
         self._spread = bound_weight / len(members.output_mean)
         self._adam, self._step = adam, None if adam is None else adam.step_of(slice(None))
-        self._rooms = _Rooms(self._parameters[: self._depth], len(members.output_mean), rows)
+        self._rooms = _TorchRooms(self._parameters[: self._depth], len(members.output_mean), rows)
 
     @torch.no_grad()
-    def descend(self, x: Tensor, t: Tensor, batches: Sequence[Tensor], before: float) -> Tensor:
+    def descend(self, x: Tensor, t: Tensor, batches: Sequence[Tensor]) -> Tensor:
         """See `Part.descend`."""
         losses = []
         for index in batches:
@@ -129,17 +130,17 @@ class TorchPart(Part):
         self._forward(room)
         return self._head(room)
 
-    def _forward(self, room: "_Room") -> None:
+    def _forward(self, room: "_TorchRoom") -> None:
         h = room.x
         for k, (weight, bias) in enumerate(self._layers):
             h = torch.baddbmm(bias, h, weight, out=room.h[k])
             if k < len(room.slopes):
                 _ACTIVATE[self._activation](h, room.slopes[k])
 
-    def _head(self, room: "_Room", g: Tensor | None = None) -> Tensor:
-        """Losses (E',) by the networks' outputs.
+    def _head(self, room: "_TorchRoom", g: Tensor | None = None) -> Tensor:
+        """Losses (E,) by the networks' outputs.
 
-        Into `g` goes their gradient with respect to these, and into `gradients` that with respect to the bounds.
+        With `g`, their gradient with respect to these goes there, and that with respect to the bounds where it belongs.
         """
         h, t = room.h[-1], room.t
         each = 1.0 / (t.shape[1] * t.shape[2])
@@ -172,74 +173,97 @@ class TorchPart(Part):
 
 
 class NativePart(Part):
-    """One member on a CPU, or half of its rows, in native code.
+    """One member on a CPU in native code; steps are counted when all members have taken theirs.
 
     Args:
         members: all of them.
         number: which of them.
-        half: which half of its rows, or None for all.
         bound_weight: of `Members.spread_of_bounds`.
         adam: takes the member's steps; without, there are gradients alone.
         rooms: for what a pass leaves; others may use them too.
     """
 
     def __init__(
-        self,
-        members: "Members",
-        number: int,
-        half: int | None,
-        bound_weight: float,
-        adam: Adam | None,
-        rooms: "MemberRooms",
+        self, members: "Members", number: int, bound_weight: float, adam: Adam | None, rooms: "RoomOfEachThread"
     ) -> None:
-        self._number, self._half, self._adam, self._rooms = number, half, adam, rooms
-        # Of a member whose rows are divided, the bounds count once.
-        self._spread = 0.0 if half else bound_weight / len(members.output_mean)
+        self._number, self._adam, self._rooms = number, adam, rooms
+        self._spread = bound_weight / len(members.output_mean)
         flat, depth = members.flat, len(members.network.weights)
-        means, squares = (flat.grad, flat.grad) if adam is None else (adam.means, adam.squares)  # the former unread
-        grad = flat.grad[number].numpy()
         begins = [place.start for place in flat.places]
         places = [(*w.shape[1:], *at) for w, at in zip(members.network.weights, zip(begins, begins[depth:]))]
-        self.member = member_pass.Member(
+        none = np.empty(0, np.float32)
+        self._member = member_pass.Member(
             flat=flat.values[number].numpy(),
-            grad=np.zeros_like(grad) if half else grad,
-            means=means[number].numpy(),
-            squares=squares[number].numpy(),
+            grad=flat.grad[number].numpy(),
+            means=none if adam is None else adam.means[number].numpy(),
+            squares=none if adam is None else adam.squares[number].numpy(),
             places=np.array(places),
-            decayed=begins[depth],
+            decayed=0 if adam is None else adam.decayed,
             bounds=np.array(begins[2 * depth :], dtype=np.int64),
             activation=_NATIVE[members.network.activation],
             rate=0.0 if adam is None else adam.rate,
             decay=0.0 if adam is None else adam.decay,
         )
-        self._loss = torch.zeros(1, dtype=torch.float64)
 
-    def descend(self, x: Tensor, t: Tensor, batches: Sequence[Tensor], before: float) -> Tensor:
-        """See `Part.descend`; the steps of a half wait for `join`."""
-        given, steps, total = (self.member, self._rooms.room, x.numpy(), t.numpy()), self._adam is not None, 0.0
-        for k, index in enumerate(batches, 1):
-            own = index[self._number].numpy()
-            mine = own if self._half is None else np.array_split(own, 2)[self._half]
-            count = before + k if steps and self._half is None else 0.0
-            total += member_pass.descend(*given, mine, len(own), self._spread, count)
-        self._loss[0] = total / len(batches)
-        return self._loss
+    def descend(self, x: Tensor, t: Tensor, batches: Sequence[Tensor]) -> Tensor:
+        """See `Part.descend`."""
+        given, total = (self._member, self._rooms.room, x.numpy(), t.numpy()), 0.0
+        for k, index in enumerate(batches):
+            mine = index[self._number].numpy()
+            total += member_pass.descend(*given, mine, len(mine), self._spread, self._count(k))
+        return torch.tensor([total / len(batches)], dtype=torch.float64)
 
     def losses(self, x: Tensor, t: Tensor) -> Tensor:
         """See `Part.losses`."""
-        halves = slice(None) if self._half is None else slice(len(x) * self._half // 2, len(x) * (self._half + 1) // 2)
-        mine, wanted = x.numpy()[halves], t.numpy()[halves]
-        self._loss[0] = member_pass.mean_loss(self.member, self._rooms.room, mine, wanted, len(x))
-        return self._loss
+        found = member_pass.mean_loss(self._member, self._rooms.room, x.numpy(), t.numpy(), len(x))
+        return torch.tensor([found], dtype=torch.float64)
 
-    def join(self, other: "NativePart", count: float, first: bool) -> None:
-        """Adds the other half's gradient, and takes the step, for the first or the second half of the parameters."""
-        size = len(self.member.flat)
-        begin, end = (0, size // 2) if first else (size // 2, size)
-        member_pass.join(self.member, other.member.grad, begin, end, 0.0 if self._adam is None else count)
+    def _count(self, k: int) -> float:
+        """The number of the step after batch number k, 0 if there is none to take."""
+        return 0.0 if self._adam is None else float(self._adam.count) + k + 1.0
 
 
-class MemberRooms(threading.local):
+class DividedPart(NativePart):
+    """The same by the two halves of a batch's rows, in two threads."""
+
+    def __init__(
+        self, members: "Members", number: int, bound_weight: float, adam: Adam | None, rooms: "RoomOfEachThread"
+    ) -> None:
+        super().__init__(members, number, bound_weight, adam, rooms)
+        other = self._member._replace(grad=np.zeros_like(self._member.grad))
+        self._halves = (0, self._member, self._spread), (1, other, 0.0)  # the bounds count once
+
+    def descend(self, x: Tensor, t: Tensor, batches: Sequence[Tensor]) -> Tensor:
+        """See `Part.descend`."""
+        total, size, other = 0.0, len(self._member.flat), self._halves[1][1].grad
+        for k, index in enumerate(batches):
+            mine, count = index[self._number].numpy(), self._count(k)
+            total += sum(in_threads(partial(self._descended, x.numpy(), t.numpy(), mine), self._halves))
+            in_threads(partial(self._joined, other, count), [(0, size // 2), (size // 2, size)])
+        return torch.tensor([total / len(batches)], dtype=torch.float64)
+
+    def losses(self, x: Tensor, t: Tensor) -> Tensor:
+        """See `Part.losses`."""
+        found = in_threads(partial(self._lost, x.numpy(), t.numpy()), self._halves)
+        return torch.tensor([sum(found)], dtype=torch.float64)
+
+    def _descended(
+        self, x: np.ndarray, t: np.ndarray, index: np.ndarray, half: tuple[int, member_pass.Member, float]
+    ) -> float:
+        which, member, spread = half
+        mine = np.array_split(index, 2)[which]
+        return member_pass.descend(member, self._rooms.room, x, t, mine, len(index), spread, 0.0)
+
+    def _joined(self, other: np.ndarray, count: float, which: tuple[int, int]) -> None:
+        member_pass.join(self._member, other, *which, count)
+
+    def _lost(self, x: np.ndarray, t: np.ndarray, half: tuple[int, member_pass.Member, float]) -> float:
+        which, member, _ = half
+        mine, wanted = (np.array_split(rows, 2)[which] for rows in (x, t))
+        return member_pass.mean_loss(member, self._rooms.room, mine, wanted, len(x))
+
+
+class RoomOfEachThread(threading.local):
     """Room for one member's pass, of each thread its own: what it leaves is used up before the next one's.
 
     Args:
@@ -249,10 +273,10 @@ class MemberRooms(threading.local):
 
     def __init__(self, members: "Members", rows: int) -> None:
         widths = [w.shape[1:] for w in members.network.weights]
-        self.room = member_pass.begin(widths[0][0], [out for _, out in widths], len(members.output_mean), rows)
+        self.room = member_pass.room_for(widths[0][0], [out for _, out in widths], len(members.output_mean), rows)
 
 
-class _Room(NamedTuple):
+class _TorchRoom(NamedTuple):
     """What a pass of n rows leaves: inputs and wanted outputs, and of each layer units, slopes and gradients."""
 
     x: Tensor
@@ -262,7 +286,7 @@ class _Room(NamedTuple):
     g: list[Tensor]
 
 
-class _Rooms:
+class _TorchRooms:
     """Rooms for any number of rows, all in the same memory.
 
     Args:
@@ -281,9 +305,9 @@ class _Rooms:
         # Of two layers' gradients one is made of the other: theirs take turns, and stay in the processor's caches.
         turns = [new(size * max(inner)) for _ in range(2)]
         self._memory.append([turns[k % 2] for k in range(len(inner))])
-        self._made: dict[int, _Room] = {}
+        self._made: dict[int, _TorchRoom] = {}
 
-    def __call__(self, rows: int) -> _Room:
+    def __call__(self, rows: int) -> _TorchRoom:
         """The room for so many."""
         if rows not in self._made:
             shape = self._shape[0], rows
@@ -291,5 +315,5 @@ class _Rooms:
                 [memory[: math.prod(shape) * width].view(*shape, width) for memory, width in zip(parts, widths)]
                 for parts, widths in zip(self._memory, self._widths)
             )
-            self._made[rows] = _Room(x, t, *others)
+            self._made[rows] = _TorchRoom(x, t, *others)
         return self._made[rows]

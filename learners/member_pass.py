@@ -6,13 +6,12 @@ sums over rows are taken in float64. The derivatives are those of `member_parts.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numba import types
 
 from ..sim.jit import compiled, inline, inline_relaxed
-from .kernels import exp, summed
+from .kernels import ADAM_EPS, ADAM_MEANS, ADAM_SQUARES, logistic, summed
 
 SILU, RELU, TANH = range(3)
 """Activations."""
@@ -20,9 +19,8 @@ SILU, RELU, TANH = range(3)
 INPUTS, OUTPUTS, WEIGHT, BIAS = range(4)
 """What `Member.places` has of a layer: its width below and above, and where its arrays begin."""
 
-_FAR = np.float32(80.0)
 _LOGARITHMS = 8
-"""Variances of which one logarithm is taken: their product is a float64 for any eight float32."""
+"""Variances of which one logarithm is taken: of eight normal float32 the product is a normal float64."""
 
 
 class Member(NamedTuple):
@@ -53,7 +51,7 @@ class Member(NamedTuple):
     decay: float
 
 
-class Room(NamedTuple):
+class NativeRoom(NamedTuple):
     """What a pass leaves: inputs, what is wanted, of each layer units and slopes, and gradients of two layers.
 
     Attributes:
@@ -73,18 +71,11 @@ class Room(NamedTuple):
     g: np.ndarray
 
 
-def begin(inputs: int, widths: list[int], outputs: int, rows: int) -> Room:
+def room_for(inputs: int, widths: list[int], outputs: int, rows: int) -> NativeRoom:
     """Room for passes of up to so many rows through layers of these widths, by `outputs` that are wanted."""
     x, t, h, slopes = (np.empty(rows * size, np.float32) for size in (inputs, outputs, sum(widths), sum(widths)))
     begins = np.append(0, np.cumsum(widths)[:-1])
-    return Room(x, t, begins, h, slopes, np.empty((2, rows * max(widths)), np.float32))
-
-
-@inline_relaxed
-def _logistic(x: Any) -> Any:
-    """1 / (1 + exp(-x)); what is no number stays so."""
-    near = _FAR if x > _FAR else x
-    return np.float32(1.0) / (np.float32(1.0) + exp(-(-_FAR if near < -_FAR else near)))
+    return NativeRoom(x, t, begins, h, slopes, np.empty((2, rows * max(widths)), np.float32))
 
 
 @inline
@@ -113,13 +104,13 @@ def _activate(z: np.ndarray, slope: np.ndarray, kind: int) -> None:
     if kind == SILU:
         for i in range(z.shape[0]):
             value = z[i]
-            share = _logistic(value)
+            share = logistic(value)
             h = value * share
             z[i] = h
             slope[i] = share + h * (one - share)
     elif kind == TANH:
-        for i in range(z.shape[0]):
-            h = two * _logistic(two * z[i]) - one
+        for i in range(z.shape[0]):  # to float32's digits of 1, not of h: near 0 there is more noise than that in z
+            h = two * logistic(two * z[i]) - one
             z[i] = h
             slope[i] = one - h * h
     else:
@@ -157,7 +148,7 @@ def _squared_error(out: np.ndarray, wanted: np.ndarray, each: float, g: np.ndarr
 def _share(x: np.ndarray) -> None:
     """The logistic function of `x` (n,), in place."""
     for i in range(x.shape[0]):
-        x[i] = _logistic(x[i])
+        x[i] = logistic(x[i])
 
 
 @inline
@@ -219,7 +210,7 @@ def _negative_log_likelihood(
 
 
 @inline
-def _forward(own: Member, room: Room, x: np.ndarray) -> np.ndarray:
+def _forward(own: Member, room: NativeRoom, x: np.ndarray) -> np.ndarray:
     """Outputs (n, width) of inputs (n, di)."""
     below, last = x, len(own.places) - 1
     for k in range(last + 1):
@@ -263,14 +254,14 @@ def _bias(own: Member, flat: np.ndarray, k: int) -> np.ndarray:
 
 
 @inline
-def _units(own: Member, room: Room, kept: np.ndarray, k: int, n: int) -> np.ndarray:
+def _units(own: Member, room: NativeRoom, kept: np.ndarray, k: int, n: int) -> np.ndarray:
     """Layer k's rows (n, out) in `h` or `slopes`."""
     width, begin = own.places[k, OUTPUTS], room.begins[k] * n
     return kept[begin : begin + n * width].reshape(n, width)
 
 
 @inline
-def _gradient(own: Member, room: Room, k: int, n: int) -> np.ndarray:
+def _gradient(own: Member, room: NativeRoom, k: int, n: int) -> np.ndarray:
     """Where the gradient by layer k's rows goes (n, out)."""
     width = own.places[k, OUTPUTS]
     return room.g[k % 2][: n * width].reshape(n, width)
@@ -279,9 +270,10 @@ def _gradient(own: Member, room: Room, k: int, n: int) -> np.ndarray:
 @inline
 def _adam(own: Member, begin: int, end: int, decay: float, count: float) -> None:
     """Adam's step number `count` for the parameters from number `begin` to `end`; see `adam.py`."""
-    first, second, eps, decays = np.float32(0.1), np.float32(0.001), np.float32(1e-8), np.float32(decay)
-    rate = np.float32(own.rate / (1.0 - 0.9**count))
-    scale = np.float32(1.0 / math.sqrt(1.0 - 0.999**count))
+    first, second = np.float32(1.0 - ADAM_MEANS), np.float32(1.0 - ADAM_SQUARES)
+    eps, decays = np.float32(ADAM_EPS), np.float32(decay)
+    rate = np.float32(own.rate / (1.0 - ADAM_MEANS**count))
+    scale = np.float32(1.0 / math.sqrt(1.0 - ADAM_SQUARES**count))
     flat, grad, means, squares = own.flat[begin:end], own.grad[begin:end], own.means[begin:end], own.squares[begin:end]
     for i in range(flat.size):
         g = grad[i] + decays * flat[i]
@@ -292,17 +284,18 @@ def _adam(own: Member, begin: int, end: int, decay: float, count: float) -> None
         flat[i] -= rate * mean / (np.sqrt(square) * scale + eps)
 
 
-@compiled(types.void(types.float32[::1]))
-def silu(z: np.ndarray) -> None:
-    """From `z` (n,) to z / (1 + exp(-z)), in place."""
-    for i in range(z.shape[0]):
-        z[i] = z[i] * _logistic(z[i])
+@inline
+def _step(own: Member, begin: int, end: int, count: float) -> None:
+    """Adam's step for the parameters from number `begin` to `end`, of which the first ones may decay."""
+    middle = max(begin, min(end, own.decayed))
+    _adam(own, begin, middle, own.decay, count)
+    _adam(own, middle, end, 0.0, count)
 
 
 @compiled()
 def descend(
     own: Member,
-    room: Room,
+    room: NativeRoom,
     data: np.ndarray,
     wanted: np.ndarray,
     index: np.ndarray,
@@ -346,14 +339,14 @@ def descend(
             g = by
         if count > 0.0:  # while the processor's caches have the gradient
             begin = own.places[k, WEIGHT]
-            _adam(own, begin, begin + own.places[k, INPUTS] * own.places[k, OUTPUTS], own.decay, count)
+            _step(own, begin, begin + own.places[k, INPUTS] * own.places[k, OUTPUTS], count)
     if count > 0.0:
-        _adam(own, own.decayed, len(own.flat), 0.0, count)
+        _step(own, own.places[0, BIAS], len(own.flat), count)
     return loss
 
 
 @compiled()
-def mean_loss(own: Member, room: Room, x: np.ndarray, t: np.ndarray, rows: int) -> float:
+def mean_loss(own: Member, room: NativeRoom, x: np.ndarray, t: np.ndarray, rows: int) -> float:
     """The loss on all rows of inputs (n, di) and outputs (n, do); see `descend`."""
     n = len(x)
     if n == 0:
@@ -365,10 +358,8 @@ def mean_loss(own: Member, room: Room, x: np.ndarray, t: np.ndarray, rows: int) 
 
 @compiled()
 def join(own: Member, other: np.ndarray, begin: int, end: int, count: float) -> None:
-    """Adds the gradient of `other` rows (P,) from number `begin` to `end`, and takes the step there; see `descend`."""
+    """Adds `other` (P,), the gradient by other rows, from number `begin` to `end`, and takes the step there."""
     for i in range(begin, end):
         own.grad[i] += other[i]
     if count > 0.0:
-        middle = max(begin, min(end, own.decayed))
-        _adam(own, begin, middle, own.decay, count)
-        _adam(own, middle, end, 0.0, count)
+        _step(own, begin, end, count)

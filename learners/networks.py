@@ -1,7 +1,7 @@
 """Networks of an ensemble as one: every member's layer is a slice of one batched product.
 
 A layer of E members is h_e -> f(b_e + h_e W_e), `baddbmm` on (E, n, in) x (E, in, out): one call on all members, which
-costs less than E calls on one each, and on a GPU hardly more than one.
+costs less than E calls on one each, and on a GPU hardly more than one. (Training on a CPU goes member by member.)
 """
 
 import itertools

@@ -1,6 +1,8 @@
 """Ensembles against distributions, single networks, and data whose law is known."""
 
+import copy
 import json
+import pickle
 import threading
 from dataclasses import replace
 
@@ -12,7 +14,7 @@ from trimtab.learners import ensemble as ensemble_module
 from trimtab.learners.backward import Backward
 from trimtab.learners.calibration import calibration, percentiles
 from trimtab.learners.ensemble import Ensemble, EnsembleSettings, Members
-from trimtab.learners.member_parts import NativePart, TorchPart
+from trimtab.learners.member_parts import DividedPart, NativePart, TorchPart
 from trimtab.learners.networks import BatchedMLP, GaussianHead, gaussian_nll
 
 SMALL = EnsembleSettings(members=3, elites=2, hidden=(16, 16), batch=64, epochs=20, updates=10)
@@ -81,16 +83,18 @@ def way(request, monkeypatch):
     return request.param
 
 
-def ways_of(gradients):
-    """The kinds of parts that there are, and how many halves."""
-    return [type(part) for part in gradients._parts], len(gradients._halves)
+def parts_of(gradients):
+    """How many parts there are of each kind."""
+    return [sum(type(part) is kind for part in gradients._parts + gradients._last) for kind in KINDS]
 
 
-WAYS = {
-    "native": ([NativePart] * 3, 0),
-    "native, the last divided": ([NativePart] * 2, 2),
-    "torch": ([TorchPart], 0),
-}
+KINDS = (NativePart, DividedPart, TorchPart)
+
+
+def parts_by(way, members):
+    """The same, as it should be."""
+    odd = members % 2
+    return {"native": [members, 0, 0], "native, the last divided": [members - odd, odd, 0], "torch": [0, 0, 1]}[way]
 
 
 def test_members_train_as_they_would_alone(way, monkeypatch):
@@ -111,7 +115,7 @@ def test_members_train_as_they_would_alone(way, monkeypatch):
     monkeypatch.setattr(Backward, "__call__", noting)
     for _ in range(3):
         gradients = Backward(ensemble.members, settings.bound_weight, 64, ensemble._adam)
-        assert ways_of(gradients) == WAYS[way]
+        assert parts_of(gradients) == parts_by(way, 3)
         ensemble._pass(gradients, *ensemble._normalised(x, t), [np.arange(256)] * 3, 256, 4, rng)
     assert len(seen) == 12
     for e, (network, head) in enumerate(zip(alone, heads)):
@@ -129,34 +133,108 @@ def test_members_train_as_they_would_alone(way, monkeypatch):
         torch.testing.assert_close(ensemble.members.head.lower[e], head.lower[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("activation", ["silu", "relu", "tanh"])
+@pytest.mark.parametrize(
+    ("members", "hidden", "activation"),
+    [(3, (32, 48, 16), "silu"), (2, (12,), "relu"), (1, (8, 24), "tanh"), (1, (), "silu")],
+)
 @pytest.mark.parametrize("probabilistic", [True, False])
-def test_losses_and_gradients_are_those_of_autograd(activation, probabilistic, way):
+def test_losses_and_gradients_are_those_of_autograd(members, hidden, activation, probabilistic, way):
     settings = EnsembleSettings(
-        members=3, elites=3, hidden=(32, 48, 16), activation=activation, probabilistic=probabilistic
+        members=members, elites=1, hidden=hidden, activation=activation, probabilistic=probabilistic
     )
-    members, exact = (Members(7, 5, settings, np.random.default_rng(0)) for _ in range(2))
+    own, exact = (Members(7, 11, settings, np.random.default_rng(0)) for _ in range(2))
     exact.double()
     if way == "torch":
-        members.double()
+        own.double()
     if probabilistic:
         with torch.no_grad():  # where both bounds bear on the variance
-            for each in (members, exact):
-                each.head.lower.copy_(torch.linspace(-4.0, -2.0, 15).view(3, 1, 5))
+            for each in (own, exact):
+                each.head.lower.copy_(torch.linspace(-4.0, -2.0, 11 * members).view(members, 1, 11))
     near = {"rtol": 1e-6, "atol": 1e-9} if way == "torch" else {"rtol": 1e-4, "atol": 2e-6}
-    gradients = Backward(members, 0.1, 50)
-    assert ways_of(gradients) == WAYS[way]
+    gradients = Backward(own, 0.1, 50)
+    assert parts_of(gradients) == parts_by(way, members)
     generator = torch.Generator().manual_seed(0)
     for n in (50, 1, 49):
-        x, t = (torch.randn(120, size, generator=generator, dtype=torch.double) for size in (7, 5))
-        index, given = torch.randint(120, (3, n), generator=generator), [z.to(members.input_mean) for z in (x, t)]
+        x, t = (torch.randn(120, size, generator=generator, dtype=torch.double) for size in (7, 11))
+        index, given = torch.randint(120, (members, n), generator=generator), [z.to(own.input_mean) for z in (x, t)]
         loss = exact.losses(x[index], t[index])
         expected = torch.autograd.grad((loss + 0.1 * exact.spread_of_bounds()).sum(), [*exact.parameters()])
         torch.testing.assert_close(gradients(*given, [index]).double(), loss.detach(), **near)
-        for p, gradient in zip(members.parameters(), expected):
+        for p, gradient in zip(own.parameters(), expected):
             torch.testing.assert_close(p.grad.double(), gradient, **near)
-        loss = exact.losses(x.expand(3, -1, -1), t.expand(3, -1, -1)).detach()
+        loss = exact.losses(x.expand(members, -1, -1), t.expand(members, -1, -1)).detach()
         torch.testing.assert_close(gradients.losses(*given), loss, **near)
+
+
+@pytest.mark.parametrize("before", [0, 1000])
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_native_steps_are_those_of_adam(before, decay, monkeypatch):
+    """One step from the same averages: by torch, natively, and natively of two halves."""
+    found = []
+    x, t = (torch.randn(60, size, generator=torch.Generator().manual_seed(size)) for size in (4, 3))
+    index = torch.arange(40).expand(3, 40).contiguous()
+    for kind, worth in (("torch", 0), ("native", 10**12), ("divided", 0)):
+        monkeypatch.setattr(backward, "_WORTH", worth)
+        monkeypatch.setattr(backward, "_native", lambda weight, kind=kind: kind != "torch")
+        ensemble = Ensemble(4, 3, np.random.default_rng(0), replace(SMALL, weight_decay=decay))
+        adam = ensemble._adam
+        adam.count.fill_(before)
+        adam.means.copy_(0.01 * torch.randn(adam.means.shape, generator=torch.Generator().manual_seed(1)))
+        adam.squares.copy_(0.01 * torch.rand(adam.squares.shape, generator=torch.Generator().manual_seed(2)))
+        Backward(ensemble.members, 0.01, 40, adam)(x, t, [index])
+        assert adam.count == before + 1
+        rows = ensemble.members.flat
+        found.append([rows.views(part) for part in (rows.values, rows.grad, adam.means, adam.squares)])
+    for other in found[1:]:
+        for ours, theirs in zip(other, found[0]):
+            for one, two in zip(ours, theirs):
+                torch.testing.assert_close(one, two, rtol=2e-5, atol=2e-7)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda ensemble: pickle.loads(pickle.dumps(ensemble))])
+def test_a_copy_learns_as_the_original_does(copied):
+    rng = np.random.default_rng(0)
+    x, t, _ = wavy(200, rng)
+    ensemble = Ensemble(1, 2, rng, SMALL)
+    ensemble.fit(x, t, rng)
+    other = copied(ensemble)
+    for each in (ensemble, other):
+        each.fit(x, t, np.random.default_rng(1))
+    for one, two in zip(ensemble.members.parameters(), other.members.parameters()):
+        assert torch.equal(one, two)
+    members = copied(ensemble.members)
+    members.flat.values.zero_()
+    assert all((p == 0.0).all() for p in members.parameters())
+    assert not any((p == 0.0).all() for p in ensemble.members.parameters())
+
+
+def test_members_that_were_moved_are_not_trained_by_another_adam():
+    rng = np.random.default_rng(0)
+    ensemble = Ensemble(1, 2, rng, SMALL)
+    ensemble.members.double()
+    with pytest.raises(ValueError, match="have been moved"):
+        ensemble.fit(*wavy(50, rng)[:2], rng)
+
+
+def test_an_interrupted_fit_leaves_the_best_weights_and_begins_adam_anew():
+    rng = np.random.default_rng(0)
+    x, t, _ = wavy(300, rng)
+    ensemble = Ensemble(1, 2, rng, SMALL)
+    looks = []
+
+    def interrupt(look):
+        looks.append(look)
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ensemble.fit(x, t, rng, observe=interrupt)
+    assert not any(part.any() for part in (ensemble._adam.count, ensemble._adam.means, ensemble._adam.squares))
+    held = ensemble.held_out(300)
+    best = np.min([look.holdout for look in looks[:2]], axis=0)
+    given = [z[torch.as_tensor(held)] for z in ensemble._normalised(x, t)]
+    now = Backward(ensemble.members, 0.0, 300).losses(*given).numpy()
+    np.testing.assert_allclose(now, best, rtol=1e-6)
 
 
 @pytest.fixture
@@ -165,6 +243,16 @@ def torch_threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_trains_as_the_cpu_does():
+    x, t, _ = wavy(300, np.random.default_rng(0))
+    settings = replace(SMALL, epochs=2, updates=1, patience=10)
+    here, there = (Ensemble(1, 2, np.random.default_rng(1), settings, device) for device in ("cpu", "cuda"))
+    fits = [ensemble.fit(x, t, np.random.default_rng(2)) for ensemble in (here, there)]
+    np.testing.assert_allclose(fits[0].holdout, fits[1].holdout, rtol=1e-3)
+    np.testing.assert_allclose(here.predict(x)[0], there.predict(x)[0], atol=1e-3)
 
 
 def test_threads_do_not_change_what_is_learned(monkeypatch, torch_threads):
@@ -370,9 +458,9 @@ def load(path):
     return Ensemble.from_state_dict(checkpoint.load(path, "ensemble"))
 
 
-@pytest.mark.parametrize("probabilistic", [True, False])
-def test_a_resumed_ensemble_trains_to_the_same_numbers(tmp_path, probabilistic):
-    ensemble, _, rng = fitted(replace(SMALL, probabilistic=probabilistic))
+@pytest.mark.parametrize(("probabilistic", "members"), [(True, 3), (False, 3), (True, 1)])
+def test_a_resumed_ensemble_trains_to_the_same_numbers(tmp_path, probabilistic, members):
+    ensemble, _, rng = fitted(replace(SMALL, probabilistic=probabilistic, members=members, elites=1))
     save(ensemble, tmp_path / "ensemble.safetensors")
     stream = json.loads(json.dumps(checkpoint.rng_state(rng)))
     x, t, _ = wavy(700, np.random.default_rng(9))
@@ -463,6 +551,7 @@ def test_a_loss_that_diverges_is_an_error_and_leaves_weights_that_work():
     with pytest.raises(FloatingPointError, match="not finite after"):
         ensemble.fit(x, t, rng)
     assert np.isfinite(ensemble.predict(x)[0]).all()
+    assert not any(part.any() for part in (ensemble._adam.count, ensemble._adam.means, ensemble._adam.squares))
 
 
 def test_few_rows_and_constant_columns_are_no_trouble():
